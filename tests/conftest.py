@@ -1,0 +1,5 @@
+"""What every test gets: the rules of the suite and the marks that tie tests to items."""
+
+from __future__ import annotations
+
+pytest_plugins = ["tests.plugins.covers", "tests.plugins.rules"]

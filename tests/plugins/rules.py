@@ -1,0 +1,52 @@
+"""Rules for every test, as a pytest plugin: nothing is skipped in CI, nothing is sent off this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+
+def fail_if_skipped(report: pytest.TestReport | pytest.CollectReport, *, in_ci: bool) -> None:
+    """Turn a skip into a failure in CI: a test that cannot run there shows nothing."""
+    if in_ci and report.outcome == "skipped" and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    fail_if_skipped(report, in_ci=IN_CI)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    fail_if_skipped(report, in_ci=IN_CI)
+    return report
+
+
+def refuse_other_machines(event: str, args: tuple[Any, ...]) -> None:
+    """An audit hook: connecting or sending to an address off this machine is an error."""
+    if event not in {"socket.connect", "socket.sendto"} or not isinstance(args[-1], tuple):
+        return
+    host = args[-1][0]
+    try:
+        address = ipaddress.ip_address(str(host).split("%")[0])
+    except ValueError:
+        inside = host in {"", "localhost"}
+    else:
+        inside = address.is_loopback or address.is_unspecified
+    if not inside:
+        raise PermissionError(f"tests talk to this machine only, not to {host}")
+
+
+sys.addaudithook(refuse_other_machines)
