@@ -113,7 +113,7 @@ def uncovered_items(
 
 
 def render_table(items: Mapping[str, str], excuses: Mapping[str, str], marks: Sequence[Marked]) -> str:
-    """docs/coverage.md: a line per item with the tests that show it; a parametrised test stands there once."""
+    """docs/coverage.md: a line per item with the tests that show it; a parametrised test stands once."""
     lines = [
         "# What the tests show",
         "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import sys
 from collections.abc import Generator
 from typing import Any
@@ -34,18 +35,25 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
-def refuse_other_machines(event: str, args: tuple[Any, ...]) -> None:
-    """An audit hook: connecting or sending to an address off this machine is an error."""
-    if event not in {"socket.connect", "socket.sendto"} or not isinstance(args[-1], tuple):
-        return
-    host = args[-1][0]
+def is_this_machine(host: object) -> bool:
+    """Whether a host as the socket module knows it (name, address, bytes, None) is this machine."""
+    name = host.decode("idna") if isinstance(host, bytes) else str(host or "")
     try:
-        address = ipaddress.ip_address(str(host).split("%")[0])
+        address = ipaddress.ip_address(name.split("%")[0])
     except ValueError:
-        inside = host in {"", "localhost"}
+        return name in {"", "localhost", socket.gethostname()}
+    return address.is_loopback or address.is_unspecified
+
+
+def refuse_other_machines(event: str, args: tuple[Any, ...]) -> None:
+    """An audit hook: looking up, connecting to or sending to another machine is an error."""
+    if event == "socket.getaddrinfo":
+        host = args[0]
+    elif event in {"socket.connect", "socket.sendto"} and isinstance(args[-1], tuple):
+        host = args[-1][0]
     else:
-        inside = address.is_loopback or address.is_unspecified
-    if not inside:
+        return
+    if not is_this_machine(host):
         raise PermissionError(f"tests talk to this machine only, not to {host}")
 
 
