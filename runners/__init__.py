@@ -1,0 +1,1 @@
+"""Where jobs run: runners, the agent, the watcher, and what RQ calls."""

@@ -1,0 +1,103 @@
+"""What every runner offers: start, observe and stop attempts at one site.
+
+A runner touches no store. It is told what to do by the worker, and what it sees is turned into
+phase changes by the watcher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from uws_server.domain.runspec import RunSpec
+
+
+class State(Enum):
+    """How far an attempt has come, as its site tells it."""
+
+    STAGING = "staging"  # accepted; the user's code has not started
+    RUNNING = "running"  # the user's code has started
+    FINISHING = "finishing"  # the user's code has ended; results are on their way
+    ENDED = "ended"  # everything of the attempt has ended, its process tree or pod is gone
+    LOST = "lost"  # the attempt was broken off by the infrastructure; proved ended
+
+
+class Cause(Enum):
+    """Why an attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # the user's code ended with a failure
+    OUT_OF_MEMORY = "out-of-memory"
+    OUT_OF_DISK = "out-of-disk"
+    TIMED_OUT = "timed-out"  # the execution duration was exceeded
+    STOPPED = "stopped"  # because `stop` was called
+    STAGE_IN = "stage-in"  # an input could not be had
+    STAGE_OUT = "stage-out"  # a result could not be stored
+    REFUSED = "refused"  # the site cannot run this run spec at all
+    LOST = "lost"  # infrastructure
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended, in words for the scientist. Only ENDED and LOST attempts have one.
+
+    ``message`` is one sentence for the error summary ('' for SUCCEEDED); ``detail`` the longer
+    text for ``/error``; ``transient`` says whether the same job may work if tried again.
+    """
+
+    cause: Cause
+    message: str = ""
+    detail: str = ""
+    exit_code: int | None = None
+    transient: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a runner saw of one attempt. Instants are milliseconds since 1970 UTC."""
+
+    job_id: str
+    attempt: int
+    state: State
+    reason: str = ""  # why it is not further, for the job info
+    started: int | None = None  # when the user's code started
+    ended: int | None = None  # when the user's code ended
+    progress: tuple[int, int] | None = None  # done, of
+    outcome: Outcome | None = None
+
+
+class Busy(Exception):
+    """The site takes no more just now; the job stays QUEUED with this reason."""
+
+    def __init__(self, reason: str, retry_after: float = 1.0) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class Runner(Protocol):
+    """One site's way to run attempts. Every method may be called again at any time."""
+
+    def start(self, spec: RunSpec, agent_url: str, token: str) -> None:
+        """See to it that this attempt runs, or has run: its user code starts at most once.
+
+        ``agent_url`` and ``token`` are for the attempt's agent alone.
+
+        :raises Busy: not now.
+        """
+
+    def observe(self) -> Iterable[Observation]:
+        """Every attempt that this site still knows, whoever started it. The list is the truth."""
+
+    def wait(self, timeout: float) -> None:
+        """Return when `observe` may have something new to tell, at the latest after `timeout` s."""
+
+    def stop(self, job_id: str, attempt: int) -> None:
+        """Ask for the end of the attempt. Returns at once; `observe` tells when it is gone.
+
+        Stopping an attempt that was never started makes sure that it never starts.
+        """
+
+    def forget(self, job_id: str, attempt: int) -> None:
+        """Remove what the site keeps of an ENDED or LOST attempt, once its end is recorded."""

@@ -1,0 +1,1 @@
+"""The words of the product as pure values: standard library only, no clock, no I/O, no randomness."""

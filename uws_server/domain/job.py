@@ -1,0 +1,129 @@
+"""The job: everything the server knows of it, as one frozen value.
+
+How it changes stands in `uws_server.domain.events`; which phases may follow each other in
+`uws_server.domain.phase`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from uws_server.domain.instants import Instant
+from uws_server.domain.phase import LISTED, Phase
+
+ANONYMOUS = ""
+"""The owner of jobs whose creator did not log in (UWS-19)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Content that came inline with a job (UWS-56) and lies in the object store. ``size`` in bytes."""
+
+    size: int
+    sha256: str
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter. With an ``upload`` the value is what the client called the content, often its file name."""
+
+    name: str
+    value: str
+    upload: Upload | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One result. ``name`` is relative to the attempt's prefix in the object store; ``size`` in bytes."""
+
+    id: str
+    name: str
+    size: int
+    media_type: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSummary:
+    """Why a job failed (UWS-70). ``transient``: the same job may work if it is tried again."""
+
+    message: str
+    transient: bool
+    detail: str = ""
+
+
+class Workload(StrEnum):
+    """What the site owes the job's current attempt, apart from the phase that the client sees."""
+
+    NONE = ""  # nothing runs and nothing is to run
+    WAITING = "w"  # in the waiting line of its site and owner
+    CLAIMED = "c"  # a worker is starting it, until its lease lapses
+    ACTIVE = "a"  # the site has it
+    STOPPING = "s"  # it is to end; counted until it is verified gone
+
+    @property
+    def holds_slot(self) -> bool:
+        """Whether the attempt counts against the site's and the owner's limits."""
+        return self in _HOLDING
+
+
+_HOLDING = frozenset({Workload.CLAIMED, Workload.ACTIVE, Workload.STOPPING})
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One UWS job.
+
+    ``version`` grows by one with each change and is what compare-and-set compares. ``attempt``
+    counts from 1 once the job was committed. ``logs`` are the sizes of stdout and stderr, in bytes,
+    once they are final.
+    """
+
+    id: str
+    service: str
+    owner: str
+    created: Instant
+    phase: Phase = Phase.PENDING
+    version: int = 1
+    run_id: str = ""
+    parameters: tuple[Parameter, ...] = ()
+    duration: int = 0  # seconds, 0 = unlimited (UWS-15)
+    destruction: Instant | None = None
+    quote: Instant | None = None
+    queued: Instant | None = None
+    started: Instant | None = None
+    ended: Instant | None = None
+    site: str = ""
+    workload: Workload = Workload.NONE
+    attempt: int = 0
+    cpu_milli: int = 1000
+    memory_bytes: int = 0
+    reason: str = ""
+    progress: tuple[int, int] | None = None
+    results: tuple[Result, ...] = ()
+    logs: tuple[int, int] | None = None
+    error: ErrorSummary | None = None
+    template: str = ""  # digest of the template's text at creation
+    deleted: bool = False
+
+    @property
+    def finalising(self) -> bool:
+        """Whether results may still appear although the phase is final (design rule 4)."""
+        return self.phase.final and self.workload is not Workload.NONE
+
+    @property
+    def listed(self) -> bool:
+        """Whether a job list shows it without being asked for its phase."""
+        return self.phase in LISTED and not self.deleted
+
+    @property
+    def prefix(self) -> str:
+        """Where everything of this job lies in the object store."""
+        return f"jobs/{self.id}"
+
+    @property
+    def attempt_prefix(self) -> str:
+        """Where the current attempt writes in the object store."""
+        return f"jobs/{self.id}/{self.attempt}"

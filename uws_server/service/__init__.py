@@ -1,0 +1,1 @@
+"""Use cases, without HTTP and without any one store, queue or runner."""

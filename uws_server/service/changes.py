@@ -1,0 +1,71 @@
+"""How a job changes: read, `advance`, compare-and-set, wake whoever has work now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from uws_server.domain.errors import NotFound, Unavailable
+from uws_server.domain.events import Event, advance
+from uws_server.domain.instants import Instant
+from uws_server.domain.job import Job, Workload
+from uws_server.store.base import JobStore, Lease
+
+Clock = Callable[[], Instant]
+
+
+class Wakes(Protocol):
+    """The part of the queue that is needed here; a lost call costs a delay, never a job."""
+
+    def wake(self, site: str) -> None:
+        """The site's waiting lines have work."""
+
+    def stop(self, site: str) -> None:
+        """Attempts of the site are to be stopped."""
+
+
+class Changes:
+    """Applies events to jobs.
+
+    Cost of one event: one read (HGETALL + MGET in one round trip) and one script call; the wake-up
+    of an idle site is one more SET and, when it was not awake, an RQ enqueue.
+    """
+
+    def __init__(self, store: JobStore, queue: Wakes, clock: Clock) -> None:
+        self._store = store
+        self._queue = queue
+        self._clock = clock
+
+    def apply(self, job_id: str, event: Event, lease: Lease | None = None) -> Job:
+        """The job after the event, whoever else changes it meanwhile.
+
+        The loser of a race reads again and lets `advance` decide anew, so that an event is applied
+        to what is stored and to nothing older.
+
+        :raises NotFound: there is no such job.
+        :raises Forbidden: `advance` refuses a client's wish.
+        :raises FencedOff: ``lease`` has passed on.
+        """
+        for _ in range(50):
+            before = self._store.get(job_id)
+            if before is None:
+                raise NotFound(f"there is no job {job_id!r}")
+            after = advance(before, event, self._clock())
+            if after is before:
+                return before
+            if self._store.change(before, after, lease):
+                self.follow(before, after)
+                return after
+        raise Unavailable(f"job {job_id} changes too fast just now; try again")
+
+    def follow(self, before: Job | None, after: Job) -> None:
+        """Wake whoever has work because of a change that is stored already."""
+        was = before.workload if before else Workload.NONE
+        if after.workload is was:
+            return
+        if after.workload is Workload.WAITING:
+            self._queue.wake(after.site)
+        elif after.workload is Workload.STOPPING:
+            self._queue.stop(after.site)
+        elif was.holds_slot and self._store.waiting(after.site):
+            self._queue.wake(after.site)  # room was made for what waits

@@ -1,0 +1,355 @@
+"""What a client can do with jobs. Every call carries the caller and checks what is theirs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from job_templates.catalog import Catalog
+from job_templates.schema import Template
+from uws_server.domain.caller import Caller
+from uws_server.domain.errors import BadRequest, Conflict, Forbidden, NotFound, TooLarge
+from uws_server.domain.events import (
+    AbortRequested,
+    DeleteRequested,
+    DestructionChanged,
+    DurationChanged,
+    ParametersPut,
+    RunRequested,
+    advance,
+    merged,
+)
+from uws_server.domain.instants import Instant
+from uws_server.domain.job import Job, Parameter, Upload
+from uws_server.domain.phase import LISTED, Phase
+from uws_server.service.changes import Changes, Clock
+from uws_server.service.waiting import Waiting
+from uws_server.storage.base import NotStored, ObjectStore
+from uws_server.store.base import JobStore, KeyReused, Selection
+
+
+class Site(Protocol):
+    """What the service layer knows of a place where jobs run."""
+
+    @property
+    def name(self) -> str:
+        """As the config calls it."""
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Which kinds of run spec it can run: notebook, command, container."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Content of one inline upload, as it comes in."""
+
+    chunks: Iterable[bytes]
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A job as a client describes it. ``None`` leaves a choice to the template.
+
+    ``uploads`` maps parameter names to content; the parameter's value is the file's name.
+    """
+
+    parameters: Sequence[Parameter] = ()
+    uploads: Mapping[str, Content] = field(default_factory=dict)
+    run: bool = False
+    run_id: str = ""
+    duration: int | None = None
+    destruction: Instant | None = None
+    idempotency_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may bring. Bytes, and counts."""
+
+    upload_bytes: int = 1024**3
+    value_bytes: int = 1024**2
+    parameters: int = 1000
+    name_chars: int = 256
+    list_jobs: int = 1000
+
+
+class Jobs:
+    """The job lists of all services."""
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        changes: Changes,
+        waiting: Waiting,
+        objects: ObjectStore,
+        catalog: Catalog,
+        sites: Mapping[str, Site],
+        clock: Clock,
+        new_id: Callable[[], str],
+        limits: Limits | None = None,
+    ) -> None:
+        self._store = store
+        self._changes = changes
+        self._waiting = waiting
+        self._objects = objects
+        self._catalog = catalog
+        self._sites = sites
+        self._clock = clock
+        self._new_id = new_id
+        self.limits = limits or Limits()
+
+    # -- making ------------------------------------------------------------------------------------
+
+    def create(self, caller: Caller, service: str, request: Request) -> Job:
+        """A new job, PENDING, or QUEUED when the request says so: one script call, and one PUT per upload.
+
+        :raises BadRequest: a parameter is unknown or ill-typed; the sentence names it.
+        :raises Conflict: the idempotency key was used for something else.
+        :raises TooLarge: over a limit.
+        """
+        template = self._catalog.get(service)
+        self._check_size(request.parameters)
+        job_id = self._new_id()
+        parameters = self._named(template, request.parameters)
+        if request.uploads:
+            parameters = self._store_uploads(job_id, template, parameters, request.uploads)
+        try:
+            return self._commit(caller, template, job_id, parameters, request)
+        except BaseException:
+            if request.uploads:
+                self._objects.delete(f"jobs/{job_id}")
+            raise
+
+    def _commit(
+        self,
+        caller: Caller,
+        template: Template,
+        job_id: str,
+        parameters: tuple[Parameter, ...],
+        request: Request,
+    ) -> Job:
+        now = self._clock()
+        job = Job(
+            id=job_id,
+            service=template.name,
+            owner=caller.owner,
+            created=now,
+            run_id=request.run_id,
+            parameters=parameters,
+            duration=template.duration(request.duration),
+            destruction=now + template.retention() * 1000
+            if request.destruction is None
+            else self._destruction(template, request.destruction, now),
+            template=template.digest,
+        )
+        template.check(parameters, lambda name: self._upload(job, name))
+        self._check_site(template)
+        if request.run:
+            job = replace(advance(job, self._run(template, job), now), version=1)
+        fingerprint = _fingerprint(template.name, request, parameters) if request.idempotency_key else ""
+        try:
+            stored = self._store.create(job, request.idempotency_key, fingerprint)
+        except KeyReused:
+            raise Conflict(
+                f"the Idempotency-Key {request.idempotency_key[:64]!r} was used for another request"
+            ) from None
+        if stored.id == job.id:
+            self._changes.follow(None, job)
+        elif request.uploads:
+            self._objects.delete(job.prefix)
+        return stored
+
+    def _check_size(self, parameters: Sequence[Parameter]) -> None:
+        if len(parameters) > self.limits.parameters:
+            raise TooLarge(f"{len(parameters)} parameters are more than the {self.limits.parameters} taken")
+        total = 0
+        for parameter in parameters:
+            if len(parameter.name) > self.limits.name_chars:
+                raise BadRequest(
+                    f"the parameter name {parameter.name[:40]!r}… is longer than {self.limits.name_chars} characters"
+                )
+            total += len(parameter.value)
+        if total > self.limits.value_bytes:
+            raise TooLarge(
+                f"parameter values of {total} characters are more than the {self.limits.value_bytes} taken; "
+                "send large content as a file"
+            )
+
+    def _named(self, template: Template, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
+        return tuple(replace(parameter, name=template.canonical(parameter.name)) for parameter in parameters)
+
+    def _store_uploads(
+        self,
+        job_id: str,
+        template: Template,
+        parameters: tuple[Parameter, ...],
+        uploads: Mapping[str, Content],
+    ) -> tuple[Parameter, ...]:
+        # Noted first: content without a job is cleared away by the reconciler, should we die in between.
+        self._store.reserve(job_id, self._clock() + 3600_000)
+        stored: dict[str, Upload] = {}
+        for name, content in uploads.items():
+            canonical = template.canonical(name)
+            digest = hashlib.sha256()
+            try:
+                entry = self._objects.put(
+                    parameter_key(job_id, canonical),
+                    _hashed(content.chunks, digest),
+                    limit=self.limits.upload_bytes,
+                )
+            except ValueError:
+                raise TooLarge(
+                    f"the file for parameter {canonical!r} is larger than {self.limits.upload_bytes} bytes"
+                ) from None
+            stored[canonical] = Upload(entry.size, digest.hexdigest(), content.media_type)
+        return tuple(
+            replace(parameter, upload=stored.get(parameter.name, parameter.upload)) for parameter in parameters
+        )
+
+    def _upload(self, job: Job, name: str) -> bytes:
+        return b"".join(self._objects.read(parameter_key(job.id, name)))
+
+    def _check_site(self, template: Template) -> Site:
+        for site in self._sites.values():
+            if template.kind in site.kinds:
+                return site
+        names = ", ".join(self._sites) or "none"
+        raise BadRequest(
+            f"service {template.name!r} needs a site that can run a {template.kind}; sites here: {names}"
+        )
+
+    def _run(self, template: Template, job: Job) -> RunRequested:
+        resources = template.resources_of(job.parameters)
+        return RunRequested(self._check_site(template).name, resources.cpu_milli, resources.memory_bytes)
+
+    def _destruction(self, template: Template, wish: Instant, now: Instant) -> Instant:
+        # A wish in the past means "destroy now" (UWS-67); one beyond the ceiling is clipped (UWS-66).
+        ceiling = template.retention_ceiling()
+        return min(wish, now + ceiling * 1000) if ceiling else wish
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def get(self, caller: Caller, service: str, job_id: str) -> Job:
+        """The job, in one round trip.
+
+        :raises NotFound: no such service, or no such job in it.
+        :raises Forbidden: it is somebody else's.
+        """
+        self._catalog.get(service)
+        return self._visible(caller, service, job_id, self._store.get(job_id))
+
+    def wait(
+        self, caller: Caller, service: str, job_id: str, seconds: float, phase: Phase | None = None
+    ) -> Job:
+        """As `get`, once the phase has changed or ``seconds`` are over; see `Waiting.wait`."""
+        self._catalog.get(service)
+        return self._waiting.wait(
+            job_id, seconds, lambda job: self._visible(caller, service, job_id, job), phase
+        )
+
+    def select(
+        self,
+        caller: Caller,
+        service: str,
+        *,
+        phases: Iterable[Phase] = (),
+        after: Instant | None = None,
+        last: int | None = None,
+        before: tuple[Instant, str] | None = None,
+    ) -> list[Job]:
+        """The caller's jobs in a service, newest first, at most ``last`` and at most the server's limit."""
+        self._catalog.get(service)
+        wanted = frozenset(phases) or LISTED
+        limit = min(last or self.limits.list_jobs, self.limits.list_jobs)
+        return self._store.select(Selection(service, caller.owner, wanted, limit, after, before))
+
+    def parameter_content(self, job: Job, parameter: Parameter) -> Iterable[bytes]:
+        """The content of an inline upload.
+
+        :raises NotFound: it is gone.
+        """
+        try:
+            return self._objects.read(parameter_key(job.id, parameter.name))
+        except NotStored:
+            raise NotFound(f"the content of parameter {parameter.name!r} is gone") from None
+
+    def _visible(self, caller: Caller, service: str, job_id: str, job: Job | None) -> Job:
+        if job is None or job.deleted or job.service != service:
+            raise NotFound(f"there is no job {job_id[:64]!r} in service {service!r}")
+        if job.owner != caller.owner:
+            raise Forbidden("this job is somebody else's")
+        return job
+
+    # -- changing ------------------------------------------------------------------------------------
+
+    def run(self, caller: Caller, service: str, job_id: str) -> Job:
+        """``PHASE=RUN``: QUEUED is stored when this returns."""
+        job = self.get(caller, service, job_id)
+        template = self._catalog.get(service)
+        wish = self._run(template, job)
+        advance(job, wish, self._clock())  # refused before the parameters are looked at
+        template.check(job.parameters, lambda name: self._upload(job, name))
+        return self._changes.apply(job.id, wish)
+
+    def abort(self, caller: Caller, service: str, job_id: str) -> Job:
+        """``PHASE=ABORT``: ABORTED is stored when this returns; the workload's end follows."""
+        job = self.get(caller, service, job_id)
+        return self._changes.apply(job.id, AbortRequested())
+
+    def set_duration(self, caller: Caller, service: str, job_id: str, seconds: int) -> Job:
+        """Another execution duration, clipped to the template's ceiling."""
+        job = self.get(caller, service, job_id)
+        return self._changes.apply(job.id, DurationChanged(self._catalog.get(service).duration(seconds)))
+
+    def set_destruction(self, caller: Caller, service: str, job_id: str, at: Instant) -> Job:
+        """Another destruction time, clipped to the template's ceiling; one in the past means now."""
+        job = self.get(caller, service, job_id)
+        wish = self._destruction(self._catalog.get(service), at, self._clock())
+        return self._changes.apply(job.id, DestructionChanged(wish))
+
+    def set_parameters(
+        self,
+        caller: Caller,
+        service: str,
+        job_id: str,
+        parameters: Sequence[Parameter],
+        uploads: Mapping[str, Content] | None = None,
+    ) -> Job:
+        """Add and replace parameters while PENDING; every other one stays as it is (UWS-61, UWS-62)."""
+        job = self.get(caller, service, job_id)
+        advance(job, ParametersPut(()), self._clock())  # refused before anything is stored
+        template = self._catalog.get(service)
+        self._check_size(parameters)
+        changed = self._named(template, parameters)
+        if uploads:
+            changed = self._store_uploads(job.id, template, changed, uploads)
+        everything = merged(job.parameters, changed)
+        self._check_size(everything)
+        template.check(everything, lambda name: self._upload(job, name))
+        return self._changes.apply(job.id, ParametersPut(changed))
+
+    def delete(self, caller: Caller, service: str, job_id: str) -> None:
+        """The job vanishes at once; see `DeleteRequested`."""
+        job = self.get(caller, service, job_id)
+        self._changes.apply(job.id, DeleteRequested())
+
+
+def parameter_key(job_id: str, name: str) -> str:
+    """Where the content of an inline upload lies. Names are hostile: the key holds their digest."""
+    return f"jobs/{job_id}/parameters/{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+
+
+def _hashed(chunks: Iterable[bytes], digest: hashlib._Hash) -> Iterable[bytes]:
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
+
+
+def _fingerprint(service: str, request: Request, parameters: tuple[Parameter, ...]) -> str:
+    said = repr((service, parameters, request.run, request.run_id, request.duration, request.destruction))
+    return hashlib.sha256(said.encode()).hexdigest()

@@ -1,0 +1,77 @@
+"""What every object store offers, whatever its URL scheme."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+class NotStored(Exception):
+    """There is no object under this key."""
+
+
+class StorageUnavailable(Exception):
+    """The object store did not answer; trying again later may work."""
+
+
+class TooLong(ValueError):
+    """The content is longer than its limit; nothing was stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What is known of one object.
+
+    ``size`` in bytes, ``modified`` in ms since 1970 UTC. ``etag`` stands here without quotes; it
+    stays the same as long as the object does.
+    """
+
+    key: str
+    size: int
+    modified: int
+    etag: str
+
+
+class ObjectStore(Protocol):
+    """A flat store of immutable objects under keys such as ``jobs/{id}/1/results/table.ecsv``.
+
+    Keys are relative paths of UTF-8 segments, none of them empty, ``.`` or ``..``; anything else is
+    refused with ValueError before the store is asked (`uws_server.storage.keys`). No key may be the
+    beginning, by whole segments, of another one. Every call may raise `StorageUnavailable`.
+    """
+
+    def put(self, key: str, content: bytes | Iterable[bytes], limit: int | None = None) -> Stored:
+        """Store the object, all or nothing, durably, in place of what was there under the same key.
+
+        Memory is bounded by the chunks given. When the iterable raises, nothing is stored and the
+        exception goes on to the caller.
+
+        :raises TooLong: the content is longer than ``limit`` bytes; nothing is stored.
+        """
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The bytes from ``start`` up to, not including, ``end``, in chunks of bounded size.
+
+        A range beyond the end of the object gives what there is of it.
+
+        :raises NotStored: at the call, before the first chunk is asked for.
+        """
+
+    def head(self, key: str) -> Stored:
+        """What is known of the object.
+
+        :raises NotStored: there is none.
+        """
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        """Every object below ``prefix`` (whole segments; ``""`` is everything), ordered by the key's UTF-8."""
+
+    def delete(self, prefix: str) -> None:
+        """Remove the object ``prefix`` and every object below it. Nothing there is no error."""
+
+    def sign(self, method: Literal["GET", "PUT"], key: str, seconds: int, limit: int | None = None) -> str:
+        """A URL that permits ``method`` on this one key for ``seconds``, to whoever holds it.
+
+        ``limit`` caps the length of what is PUT, in bytes, where the store can enforce it.
+        """

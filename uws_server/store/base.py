@@ -1,0 +1,154 @@
+"""What a job store offers. Every change is one atomic call; nothing here decides what may happen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from uws_server.domain.instants import Instant
+from uws_server.domain.job import Job
+from uws_server.domain.phase import Phase
+
+
+class Due(Enum):
+    """The time-ordered indexes that the reconciler works from; never a walk over all jobs."""
+
+    DESTRUCTION = "destruction"  # scored by destruction time
+    DEADLINE = "deadline"  # executing jobs, by the end of their execution duration
+    CLAIM = "claim"  # claimed jobs, by the lapse of the claim
+    STOP = "stop"  # attempts to be stopped, by the instant of the wish
+    CLEARANCE = "clearance"  # deleted jobs, by the instant of the deletion
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a site can run at once. ``jobs`` attempts, thousandths of a core, bytes of memory."""
+
+    jobs: int
+    cpu_milli: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which jobs of one service and owner a list shows: newest first, filters ANDed (UWS-35 to UWS-38).
+
+    ``after`` excludes; ``before`` is a cursor, the (created, id) of the last job already seen.
+    """
+
+    service: str
+    owner: str
+    phases: frozenset[Phase]
+    limit: int
+    after: Instant | None = None
+    before: tuple[Instant, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """One entry of the event stream, ordered by ``id``. ``phase`` is '' once the job was deleted.
+
+    Entries of kind ``progress`` leave the phase as it was.
+    """
+
+    id: str
+    job_id: str
+    owner: str
+    service: str
+    phase: str
+    kind: str = "phase"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to act as ``name`` until it is not renewed. ``fence`` grows with each new holder."""
+
+    name: str
+    holder: str
+    fence: int
+
+
+class FencedOff(Exception):
+    """The lease under which a change was to be made is another's by now; nothing was changed."""
+
+
+class KeyReused(Exception):
+    """The idempotency key was used for another request."""
+
+
+class StoreUnavailable(Exception):
+    """The store does not answer or does not take writes; nothing is known to have changed."""
+
+
+class JobStore(Protocol):
+    """Job records and their indexes. Any call may raise `StoreUnavailable`."""
+
+    def create(self, job: Job, key: str = "", fingerprint: str = "") -> Job:
+        """Store a new job. With an idempotency ``key`` used before, the job that was made then.
+
+        :raises KeyReused: the key stands for a request with another fingerprint.
+        """
+
+    def get(self, job_id: str) -> Job | None:
+        """The job, deleted ones included until they are removed; None when there is none."""
+
+    def get_many(self, job_ids: Sequence[str]) -> list[Job | None]:
+        """As `get`, in one round trip."""
+
+    def select(self, selection: Selection) -> list[Job]:
+        """The newest jobs of a selection, newest first. Parameters and results may be left out."""
+
+    def change(self, before: Job, after: Job, lease: Lease | None = None) -> bool:
+        """Replace ``before`` by ``after`` with all that follows from it: indexes, event, waiting line.
+
+        False when ``before`` is not what is stored: somebody else was first, nothing was changed.
+
+        :raises FencedOff: ``lease`` has passed to another holder.
+        """
+
+    def reserve(self, job_id: str, until: Instant) -> None:
+        """Note that content may lie under a job that is not created yet.
+
+        Unless `create` follows, the id is due for CLEARANCE at ``until``.
+        """
+
+    def remove(self, job_id: str) -> None:
+        """Forget a deleted job, or a reserved id, for good."""
+
+    def claim(self, site: str, capacity: Capacity, seconds: float) -> str | None:
+        """Take the next job that fits from the site's waiting lines, for ``seconds``.
+
+        Owners take turns: the one served least lately is first. A bounded number of heads is looked at.
+        """
+
+    def report(self, job_id: str, attempt: int, done: int, of: int) -> None:
+        """Note progress of the current attempt; of any other, nothing happens."""
+
+    def due(self, what: Due, now: Instant, limit: int = 100) -> list[str]:
+        """The ids of jobs whose time has come, earliest first."""
+
+    def next_due(self) -> Instant | None:
+        """The earliest instant in any of the time-ordered indexes."""
+
+    def waiting(self, site: str) -> int:
+        """How many owners have jobs in the site's waiting lines; 0 = nothing to start."""
+
+    def lease(self, name: str, holder: str, seconds: float) -> Lease | None:
+        """Take or renew a lease; None while another holder has it."""
+
+    def release(self, lease: Lease) -> None:
+        """Give a lease back early."""
+
+    def events(self, after: str, timeout: float) -> Iterable[JobEvent]:
+        """Entries of the event stream later than id ``after``, waiting up to ``timeout`` s for the first.
+
+        ``after`` is "" for the beginning of what is kept.
+        """
+
+    def last_event(self) -> str:
+        """The id of the newest entry of the event stream, "" when there is none."""
+
+    def check(self) -> list[str]:
+        """Sentences about what keeps the store from being durable; none when all is well."""
