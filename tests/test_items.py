@@ -37,7 +37,8 @@ def excuses() -> dict[str, str]:
 def test_every_item_has_a_test_or_a_reason(
     items: dict[str, str], excuses: dict[str, str], marks: list[Marked]
 ) -> None:
-    assert uncovered_items(items, excuses, marks) == []
+    missing = uncovered_items(items, excuses, marks)
+    assert not missing, f"{len(missing)} items without a test or a reason: {' '.join(missing)}"
 
 
 def test_no_mark_names_an_unknown_item(
