@@ -65,7 +65,7 @@ class ObjectStore(Protocol):
         """
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        """Every object below ``prefix`` (whole segments; ``""`` is everything), ordered by the key's UTF-8."""
+        """Every object below ``prefix`` (whole segments; ``""`` is all), ordered by the key's UTF-8."""
 
     def delete(self, prefix: str) -> None:
         """Remove the object ``prefix`` and every object below it. Nothing there is no error."""

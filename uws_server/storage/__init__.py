@@ -1,0 +1,1 @@
+"""Object stores by URL scheme: where uploads, results, logs and manifests live."""

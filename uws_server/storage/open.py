@@ -1,0 +1,33 @@
+"""Choose the object store by the scheme of its URL. Each one is imported only when it is asked for."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote, urlsplit
+
+from uws_server.storage.base import ObjectStore
+from uws_server.storage.links import Links
+
+
+def open_store(url: str, links: Links) -> ObjectStore:
+    """The object store at ``url``: ``file:///absolute/directory`` or ``memory:``.
+
+    ``links`` signs for the stores that cannot; the directory of a file store is made when it is
+    not there.
+
+    :raises ValueError: with the schemes that there are.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        from pathlib import Path
+
+        from uws_server.storage.file import FileStore
+
+        path = unquote(parts.path)
+        if parts.netloc not in {"", "localhost"} or not path.startswith("/"):
+            raise ValueError(f"{url!r} is not an absolute path on this machine, such as file:///var/lib/uws")
+        return FileStore(Path(path), links)
+    if parts.scheme == "memory":
+        from uws_server.storage.memory import MemoryStore
+
+        return MemoryStore(links)
+    raise ValueError(f"{url!r} names no object store; there are file:///directory and memory:")

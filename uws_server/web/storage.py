@@ -1,0 +1,157 @@
+"""Our own signed route to stored objects, ``/storage/v1/…``, and the way any object is answered over HTTP.
+
+Who holds a valid link may do what it says and nothing else; no identity is asked for. Every error
+is plain text of one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from flask import Blueprint, Response, request
+from werkzeug.datastructures import ETags, IfRange
+from werkzeug.exceptions import HTTPException
+from werkzeug.http import http_date
+
+from uws_server.storage.base import NotStored, ObjectStore, StorageUnavailable, Stored, TooLong
+from uws_server.storage.links import ROUTE, BadLink, Links
+
+_CHUNK = 256 * 1024
+# What a user stored must not run in a browser with our origin, whatever it is.
+_SANDBOX = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"}
+
+
+class _Broken(Exception):
+    """The body of a PUT ended before its time."""
+
+
+def storage_blueprint(store: ObjectStore, links: Links) -> Blueprint:
+    """The routes GET, HEAD and PUT for the links that ``links`` signs to the objects in ``store``."""
+    blueprint = Blueprint("storage", __name__, url_prefix=ROUTE.rstrip("/"))
+
+    @blueprint.get("/<path:key>")
+    def get(key: str) -> Response:
+        _verify(links, key)
+        return object_response(store, store.head(key))
+
+    @blueprint.put("/<path:key>")
+    def put(key: str) -> Response:
+        limit = _verify(links, key)
+        # The link says how long the body may be, not the application's limit for forms.
+        request.max_content_length = None
+        length = request.content_length
+        if length is None and "chunked" not in request.headers.get("Transfer-Encoding", "").lower():
+            return plain(411, "The length of the content is missing.")
+        if limit is not None and length is not None and length > limit:
+            return _too_long(limit)
+        try:
+            stored = store.put(key, _body(length), limit)
+        except TooLong:
+            return _too_long(limit)
+        except _Broken:
+            return plain(400, "The content ended before its time; nothing was stored.")
+        response = Response(status=200)
+        response.set_etag(stored.etag)
+        return response
+
+    blueprint.register_error_handler(BadLink, lambda error: plain(403, str(error)))
+    blueprint.register_error_handler(NotStored, lambda _: plain(404, "There is no such object."))
+    blueprint.register_error_handler(ValueError, lambda _: plain(400, "This is no key of an object."))
+    blueprint.register_error_handler(StorageUnavailable, _unavailable)
+    return blueprint
+
+
+def object_response(
+    store: ObjectStore, stored: Stored, media_type: str = "application/octet-stream"
+) -> Response:
+    """The answer to the current GET or HEAD for one object: whole, one range of it, or 304.
+
+    Several ranges in one request are answered with the whole object, as HTTP allows.
+    """
+    if request.if_none_match.contains_weak(stored.etag):
+        return _described(Response(status=304), stored)
+    start, end = 0, stored.size
+    status = 200
+    if (
+        request.range is not None
+        and request.range.units == "bytes"
+        and _range_holds(request.if_range, stored)
+    ):
+        ranges = request.range.ranges
+        if len(ranges) == 1:
+            wanted = request.range.range_for_length(stored.size)
+            if wanted is None:
+                refused = plain(416, f"The object has {stored.size} bytes; there is nothing in that range.")
+                refused.headers["Content-Range"] = f"bytes */{stored.size}"
+                return refused
+            (start, end), status = wanted, 206
+    body = () if request.method == "HEAD" else store.read(stored.key, start, end)
+    response = _described(Response(body, status, mimetype=media_type, direct_passthrough=True), stored)
+    response.headers["Content-Length"] = str(end - start)
+    if status == 206:
+        response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{stored.size}"
+    return response
+
+
+def plain(status: int, sentence: str) -> Response:
+    """An error as every client can show it."""
+    return Response(f"{sentence}\n", status, mimetype="text/plain", headers=_SANDBOX)
+
+
+def greenlet_aside(step: Callable[[], None]) -> None:
+    """Run a step that waits for the disk in a thread of gevent's, so that other greenlets go on."""
+    from gevent import get_hub
+
+    get_hub().threadpool.apply(step)
+
+
+def _verify(links: Links, key: str) -> int | None:
+    argument = request.args.get
+    return links.verify(
+        request.method, key, argument("expires", ""), argument("limit", ""), argument("signature", "")
+    )
+
+
+def _described(response: Response, stored: Stored) -> Response:
+    response.set_etag(stored.etag)
+    response.headers["Last-Modified"] = http_date(stored.modified // 1000)
+    response.headers["Accept-Ranges"] = "bytes"
+    response.headers["Cache-Control"] = "private, no-cache"
+    response.headers.update(_SANDBOX)
+    return response
+
+
+def _range_holds(condition: IfRange, stored: Stored) -> bool:
+    """Whether the range still refers to the object that the client has a part of."""
+    if condition.etag is not None:
+        return ETags([stored.etag]).contains(condition.etag)
+    return condition.date is None
+
+
+def _body(length: int | None) -> Iterator[bytes]:
+    """The request's body in chunks; raises when it is cut off."""
+    received = 0
+    while True:
+        try:
+            chunk = request.stream.read(_CHUNK)
+        except (OSError, HTTPException) as error:  # as servers tell a broken connection
+            raise _Broken from error
+        if not chunk:
+            break
+        received += len(chunk)
+        yield chunk
+    if length is not None and received != length:
+        raise _Broken
+
+
+def _too_long(limit: int | None) -> Response:
+    response = plain(413, f"The content is longer than the {limit} bytes that this link permits.")
+    # The rest of the body is still on its way; reading it only to drop it helps nobody.
+    response.headers["Connection"] = "close"
+    return response
+
+
+def _unavailable(_: StorageUnavailable) -> Response:
+    response = plain(503, "The storage does not answer just now; try again.")
+    response.headers["Retry-After"] = "5"
+    return response
