@@ -1,4 +1,4 @@
-"""Every dependency has its reason in docs/dependencies.md, and the lock files name no index and carry hashes."""
+"""Every dependency has its reason in docs/dependencies.md; lock files carry hashes and name no index."""
 
 from __future__ import annotations
 
