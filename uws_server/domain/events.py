@@ -239,9 +239,15 @@ def advance(job: Job, event: Event, now: Instant) -> Job:
                 return job
             return _next(job, reason=reason)
         case Started(attempt, at):
-            if not _current(job, attempt) or not allows(job.phase, Phase.EXECUTING):
+            if not _current(job, attempt) or job.begun is not None:
                 return job
-            return _to(job, Phase.EXECUTING, started=job.started or at, reason="", workload=_launched(job))
+            if job.phase is Phase.EXECUTING:  # a further attempt
+                return _next(job, begun=at, reason="", workload=Workload.ACTIVE)
+            if not allows(job.phase, Phase.EXECUTING):
+                return job
+            return _to(
+                job, Phase.EXECUTING, started=at, begun=at, reason="", workload=Workload.ACTIVE
+            )
         case Succeeded(attempt, at, results, logs):
             if not _current(job, attempt) or not allows(job.phase, Phase.COMPLETED):
                 return job
@@ -287,6 +293,7 @@ def advance(job: Job, event: Event, now: Instant) -> Job:
                 attempt=attempt + 1,
                 workload=Workload.WAITING,
                 progress=None,
+                begun=None,
                 reason=f"attempt {attempt} was lost ({error.message}); attempt {attempt + 1} follows",
             )
         case Gone(attempt, results, logs):
@@ -311,10 +318,6 @@ def _current(job: Job, attempt: int) -> bool:
 def _ending(job: Job) -> Workload:
     # What waits has nothing to stop; what a worker has touched must be proved gone first.
     return Workload.STOPPING if job.workload.holds_slot else Workload.NONE
-
-
-def _launched(job: Job) -> Workload:
-    return Workload.STOPPING if job.workload is Workload.STOPPING else Workload.ACTIVE
 
 
 def _next(job: Job, **changes: Any) -> Job:

@@ -93,7 +93,8 @@ class Job:
     destruction: Instant | None = None
     quote: Instant | None = None
     queued: Instant | None = None
-    started: Instant | None = None
+    started: Instant | None = None  # the user's code, in the first attempt
+    begun: Instant | None = None  # the user's code, in the current attempt
     ended: Instant | None = None
     site: str = ""
     workload: Workload = Workload.NONE

@@ -19,7 +19,8 @@ class Input:
 
     ``path`` is relative, beneath the inputs directory. ``source`` is a URL (``http``, ``https``,
     ``file`` where the site allows it, ``s3`` later) or ``upload:NAME`` for the content that came
-    with the job as parameter NAME. ``mode`` is the file's permission bits.
+    with the job as parameter NAME. ``mode`` is the file's permission bits. Where ``content`` is given,
+    that text (UTF-8) is the file and nothing is fetched; ``source`` then only says whence it came.
     """
 
     path: str
@@ -27,6 +28,7 @@ class Input:
     sha256: str | None = None
     max_bytes: int = 10 * 1024**3
     mode: int = 0o444
+    content: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,11 +126,11 @@ class JobStore(Protocol):
     def report(self, job_id: str, attempt: int, done: int, of: int) -> None:
         """Note progress of the current attempt; of any other, nothing happens."""
 
-    def due(self, what: Due, now: Instant, limit: int = 100) -> list[str]:
-        """The ids of jobs whose time has come, earliest first."""
+    def due(self, what: Due, now: Instant, site: str = "", limit: int = 100) -> list[str]:
+        """The ids of jobs whose time has come, earliest first; for STOP those of one site."""
 
     def next_due(self) -> Instant | None:
-        """The earliest instant in any of the time-ordered indexes."""
+        """The earliest instant in any of the time-ordered indexes but STOP, whose entries are always due."""
 
     def waiting(self, site: str) -> int:
         """How many owners have jobs in the site's waiting lines; 0 = nothing to start."""

@@ -1,0 +1,177 @@
+"""The agent's door: what the program beside the user's code may ask of the server (design section 3).
+
+An agent holds one token of its attempt. The token is an HMAC of job and attempt under the server's
+secret: nothing is stored for it, and a worker that takes up a lapsed claim makes the same one, so that
+the agent that is running already stays valid. What fences an attempt off is the job's record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from uws_server.domain.errors import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    NotFound,
+    TooLarge,
+    Unauthenticated,
+)
+from uws_server.domain.job import Job, Result, Workload
+from uws_server.service.jobs import parameter_key
+from uws_server.storage.base import NotStored, ObjectStore
+from uws_server.store.base import JobStore
+
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"(?:logs/(?:stdout|stderr)/\d{15}|results/[^\x00-\x1f\x7f]{1,900})")
+_LINKS = 100
+_LINK_SECONDS = 60
+_SLOWEST = 256 * 1024  # bytes a second: a link lives as long as its bytes may take at this rate
+
+
+def agent_token(secret: bytes, job_id: str, attempt: int) -> str:
+    """The token of one attempt."""
+    digest = hmac.new(secret, f"attempt:{job_id}:{attempt}".encode(), hashlib.sha256).hexdigest()
+    return f"{job_id}.{attempt}.{digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One object that an agent wants to PUT or GET. ``size`` in bytes."""
+
+    method: Literal["GET", "PUT"]
+    name: str
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Permission for one object, for about a minute."""
+
+    method: Literal["GET", "PUT"]
+    url: str
+
+
+class Door:
+    """What agents ask. Each call costs one read of the job, `progress` one script call besides."""
+
+    def __init__(self, store: JobStore, objects: ObjectStore, secret: bytes, most_bytes: int) -> None:
+        self._store = store
+        self._objects = objects
+        self._secret = secret
+        self._most_bytes = most_bytes
+
+    def _attempt(self, token: str) -> tuple[Job, int]:
+        job_id, _, rest = token.partition(".")
+        number, _, _ = rest.partition(".")
+        if not number.isascii() or not number.isdigit() or len(number) > 6:
+            raise Unauthenticated("this is no token of an attempt")
+        attempt = int(number)
+        if not hmac.compare_digest(token.encode(), agent_token(self._secret, job_id, attempt).encode()):
+            raise Unauthenticated("this is no token of an attempt")
+        job = self._store.get(job_id)
+        if job is None:
+            raise NotFound(f"there is no job {job_id}")
+        if job.attempt != attempt or job.workload is Workload.NONE:
+            raise Forbidden(f"attempt {attempt} of job {job_id} has no business here any more")
+        return job, attempt
+
+    def links(self, token: str, wanted: Sequence[Wanted]) -> list[Link]:
+        """Signed links below the attempt's own prefix, or to the job's uploads.
+
+        :raises TooLarge: one object is larger than the server takes.
+        """
+        job, attempt = self._attempt(token)
+        if len(wanted) > _LINKS:
+            raise BadRequest(f"{len(wanted)} links are more than the {_LINKS} given at once")
+        return [self._link(job, attempt, one) for one in wanted]
+
+    def _link(self, job: Job, attempt: int, wanted: Wanted) -> Link:
+        if wanted.method == "GET":
+            kind, _, name = wanted.name.partition("/")
+            if kind != "parameters" or not any(p.name == name and p.upload for p in job.parameters):
+                raise NotFound(f"the job has no upload {wanted.name[:80]!r}")
+            return Link("GET", self._objects.sign("GET", parameter_key(job.id, name), 3600))
+        if _NAME.fullmatch(wanted.name) is None:
+            raise BadRequest(f"{wanted.name[:80]!r} is no name for what an attempt may store")
+        if wanted.size > self._most_bytes:
+            raise TooLarge(f"{wanted.name[:80]!r} of {wanted.size} bytes is more than {self._most_bytes}")
+        seconds = _LINK_SECONDS + wanted.size // _SLOWEST
+        key = f"{job.prefix}/{attempt}/{wanted.name}"
+        try:
+            return Link("PUT", self._objects.sign("PUT", key, seconds, wanted.size))
+        except ValueError as error:
+            raise BadRequest(f"{wanted.name[:80]!r} is no name for what an attempt may store: {error}") from None
+
+    def progress(self, token: str, done: int, of: int) -> None:
+        """Note how far the attempt is."""
+        job, attempt = self._attempt(token)
+        if not 0 <= done <= of <= 10**9:
+            raise BadRequest(f"{done} of {of} is no progress")
+        if not job.phase.final:
+            self._store.report(job.id, attempt, done, of)
+
+    def hand_in(self, token: str, manifest: Mapping[str, Any]) -> None:
+        """Store the manifest, once. Every result it lists must be in the object store.
+
+        :raises Conflict: another manifest of this attempt is there already.
+        """
+        job, attempt = self._attempt(token)
+        prefix = f"{job.prefix}/{attempt}"
+        if (manifest.get("job"), manifest.get("attempt")) != (job.id, attempt):
+            raise BadRequest("the manifest is of another attempt")
+        results, _ = read_manifest(manifest)
+        for result in results:
+            try:
+                size = self._objects.head(f"{prefix}/{result.name}").size
+            except NotStored:
+                raise BadRequest(f"result {result.id!r} is in the manifest but was not stored") from None
+            if size != result.size:
+                raise BadRequest(f"result {result.id!r} has {size} bytes stored, not {result.size}")
+        text = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+        try:
+            known = b"".join(self._objects.read(f"{prefix}/{MANIFEST}"))
+        except NotStored:
+            self._objects.put(f"{prefix}/{MANIFEST}", text)
+        else:
+            if known != text:
+                raise Conflict("another manifest of this attempt was handed in before")
+
+
+def read_manifest(manifest: Mapping[str, Any]) -> tuple[tuple[Result, ...], tuple[int, int] | None]:
+    """The results that a manifest lists, and the sizes of stdout and stderr.
+
+    :raises BadRequest: it is no manifest.
+    """
+    try:
+        results = tuple(
+            Result(
+                str(item["id"]), str(item["name"]), int(item["size"]), str(item["media_type"]), str(item["sha256"])
+            )
+            for item in manifest["results"]
+        )
+        logs = manifest.get("logs")
+        sizes = (int(logs["stdout"]), int(logs["stderr"])) if logs else None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadRequest(f"not a manifest: {error!r}") from error
+    if len({result.id for result in results}) != len(results):
+        raise BadRequest("not a manifest: two results have the same id")
+    for result in results:
+        if not result.name.startswith("results/") or _NAME.fullmatch(result.name) is None:
+            raise BadRequest(f"not a manifest: {result.name[:80]!r} is no name of a result")
+    return results, sizes
+
+
+def load_manifest(objects: ObjectStore, job: Job) -> tuple[tuple[Result, ...], tuple[int, int] | None] | None:
+    """What the current attempt's manifest lists, or None while there is none."""
+    try:
+        text = b"".join(objects.read(f"{job.attempt_prefix}/{MANIFEST}"))
+    except NotStored:
+        return None
+    return read_manifest(json.loads(text))

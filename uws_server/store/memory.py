@@ -1,0 +1,241 @@
+"""The double of the Redis store: the same behaviour in one process, for tests and for nothing else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from uws_server.domain.instants import Instant
+from uws_server.domain.job import Job, Workload
+from uws_server.domain.phase import Phase
+from uws_server.store.base import Capacity, Due, FencedOff, JobEvent, KeyReused, Lease, Selection
+
+
+def _now() -> Instant:
+    return time.time_ns() // 1_000_000
+
+
+class MemoryStore:
+    """Jobs in a dictionary; every index is worked out when it is asked for."""
+
+    def __init__(self, clock: Callable[[], Instant] = _now) -> None:
+        self._clock = clock
+        self._guard = threading.Condition()
+        self._jobs: dict[str, Job] = {}
+        self._keys: dict[tuple[str, str, str], tuple[str, str]] = {}
+        self._clearance: dict[str, Instant] = {}
+        self._claims: dict[str, Instant] = {}
+        self._served: dict[tuple[str, str], Instant] = {}
+        self._leases: dict[str, tuple[Lease, Instant]] = {}
+        self._fence = 0
+        self._events: list[JobEvent] = []
+
+    def create(self, job: Job, key: str = "", fingerprint: str = "") -> Job:
+        """See `JobStore.create`."""
+        with self._guard:
+            if key:
+                known = self._keys.get((job.owner, job.service, key))
+                if known is not None:
+                    stored = self._jobs.get(known[0])
+                    if known[1] != fingerprint or stored is None:
+                        raise KeyReused(key)
+                    return stored
+                self._keys[job.owner, job.service, key] = (job.id, fingerprint)
+            self._put(None, job)
+            if any(parameter.upload for parameter in job.parameters):
+                self._clearance.pop(job.id, None)
+            return job
+
+    def get(self, job_id: str) -> Job | None:
+        """See `JobStore.get`."""
+        with self._guard:
+            return self._jobs.get(job_id)
+
+    def get_many(self, job_ids: Sequence[str]) -> list[Job | None]:
+        """See `JobStore.get_many`."""
+        with self._guard:
+            return [self._jobs.get(job_id) for job_id in job_ids]
+
+    def select(self, selection: Selection) -> list[Job]:
+        """See `JobStore.select`."""
+        with self._guard:
+            found = [
+                job
+                for job in self._jobs.values()
+                if not job.deleted
+                and (job.service, job.owner) == (selection.service, selection.owner)
+                and job.phase in selection.phases
+                and (selection.after is None or job.created > selection.after)
+                and (selection.before is None or (job.created, job.id) < selection.before)
+            ]
+        found.sort(key=lambda job: (job.created, job.id), reverse=True)
+        return [
+            replace(job, parameters=(), results=(), reason="", error=None, logs=None)
+            for job in found[: selection.limit]
+        ]
+
+    def change(self, before: Job, after: Job, lease: Lease | None = None) -> bool:
+        """See `JobStore.change`."""
+        with self._guard:
+            if lease is not None:
+                held = self._held(lease.name)
+                if held is None or held.fence != lease.fence:
+                    raise FencedOff(f"{lease.name} has passed to another holder")
+            stored = self._jobs.get(before.id)
+            if stored is None or stored.version != before.version:
+                return False
+            self._put(before, after)
+            return True
+
+    def _put(self, before: Job | None, after: Job) -> None:
+        self._jobs[after.id] = after
+        if after.workload is not Workload.CLAIMED:
+            self._claims.pop(after.id, None)
+        if after.workload is Workload.WAITING:
+            self._served.setdefault((after.site, after.owner), after.queued or after.created)
+        if after.deleted and not (before and before.deleted):
+            self._clearance[after.id] = 0
+        if before is None or before.phase is not after.phase or before.deleted != after.deleted:
+            self._tell(after, "phase")
+        elif (before.reason, before.attempt, before.destruction, before.finalising) != (
+            after.reason,
+            after.attempt,
+            after.destruction,
+            after.finalising,
+        ):
+            self._tell(after, "change")
+
+    def _tell(self, job: Job, kind: str) -> None:
+        number = f"{len(self._events) + 1}-0"
+        phase = "" if job.deleted else job.phase.value
+        self._events.append(JobEvent(number, job.id, job.owner, job.service, phase, kind))
+        self._guard.notify_all()
+
+    def reserve(self, job_id: str, until: Instant) -> None:
+        """See `JobStore.reserve`."""
+        with self._guard:
+            self._clearance[job_id] = until
+
+    def remove(self, job_id: str) -> None:
+        """See `JobStore.remove`."""
+        with self._guard:
+            self._jobs.pop(job_id, None)
+            self._clearance.pop(job_id, None)
+            self._claims.pop(job_id, None)
+
+    def claim(self, site: str, capacity: Capacity, seconds: float) -> str | None:
+        """See `JobStore.claim`."""
+        with self._guard:
+            held = [job for job in self._jobs.values() if job.site == site and job.workload.holds_slot]
+            if len(held) >= capacity.jobs:
+                return None
+            cpu = capacity.cpu_milli - sum(job.cpu_milli for job in held)
+            memory = capacity.memory_bytes - sum(job.memory_bytes for job in held)
+            heads: dict[str, Job] = {}
+            for job in self._jobs.values():
+                if job.site == site and job.workload is Workload.WAITING:
+                    head = heads.setdefault(job.owner, job)
+                    if (job.queued, job.id) < (head.queued, head.id):
+                        heads[job.owner] = job
+            for owner in sorted(heads, key=lambda owner: (self._served.get((site, owner), 0), owner)):
+                job = heads[owner]
+                if job.cpu_milli <= cpu and job.memory_bytes <= memory:
+                    self._jobs[job.id] = replace(job, workload=Workload.CLAIMED, version=job.version + 1)
+                    self._claims[job.id] = self._clock() + int(seconds * 1000)
+                    self._served[site, owner] = self._clock()
+                    return job.id
+            return None
+
+    def report(self, job_id: str, attempt: int, done: int, of: int) -> None:
+        """See `JobStore.report`."""
+        with self._guard:
+            job = self._jobs.get(job_id)
+            if job is not None and job.attempt == attempt and job.progress != (done, of):
+                self._jobs[job_id] = replace(job, progress=(done, of))
+                self._tell(job, "progress")
+
+    def due(self, what: Due, now: Instant, site: str = "", limit: int = 100) -> list[str]:
+        """See `JobStore.due`."""
+        with self._guard:
+            times = self._times(what, site)
+        return sorted((job_id for job_id, at in times.items() if at <= now), key=lambda i: (times[i], i))[:limit]
+
+    def next_due(self) -> Instant | None:
+        """See `JobStore.next_due`."""
+        with self._guard:
+            return min(
+                (
+                    at
+                    for what in (Due.DESTRUCTION, Due.DEADLINE, Due.CLAIM, Due.CLEARANCE)
+                    for at in self._times(what, "").values()
+                ),
+                default=None,
+            )
+
+    def _times(self, what: Due, site: str) -> dict[str, Instant]:
+        jobs = self._jobs.values()
+        if what is Due.CLAIM:
+            return dict(self._claims)
+        if what is Due.CLEARANCE:
+            return dict(self._clearance)
+        if what is Due.STOP:
+            stopping = [job for job in jobs if job.workload is Workload.STOPPING and job.site == site]
+            return {job.id: job.ended or job.created for job in stopping}
+        if what is Due.DEADLINE:
+            return {
+                job.id: job.begun + job.duration * 1000
+                for job in jobs
+                if job.phase is Phase.EXECUTING and job.begun is not None and job.duration
+            }
+        return {
+            job.id: job.destruction
+            for job in jobs
+            if job.destruction is not None and not job.deleted and job.phase is not Phase.ARCHIVED
+        }
+
+    def waiting(self, site: str) -> int:
+        """See `JobStore.waiting`."""
+        with self._guard:
+            waiting = [job for job in self._jobs.values() if job.workload is Workload.WAITING]
+        return len({job.owner for job in waiting if job.site == site})
+
+    def _held(self, name: str) -> Lease | None:
+        lease, until = self._leases.get(name, (None, 0))
+        return lease if until > self._clock() else None
+
+    def lease(self, name: str, holder: str, seconds: float) -> Lease | None:
+        """See `JobStore.lease`."""
+        with self._guard:
+            held = self._held(name)
+            if held is not None and held.holder != holder:
+                return None
+            if held is None:
+                self._fence += 1
+                held = Lease(name, holder, self._fence)
+            self._leases[name] = (held, self._clock() + int(seconds * 1000))
+            return held
+
+    def release(self, lease: Lease) -> None:
+        """See `JobStore.release`."""
+        with self._guard:
+            held = self._held(lease.name)
+            if held is not None and held.fence == lease.fence:
+                del self._leases[lease.name]
+
+    def events(self, after: str, timeout: float) -> list[JobEvent]:
+        """See `JobStore.events`."""
+        seen = int(after.split("-")[0]) if after else 0
+        with self._guard:
+            self._guard.wait_for(lambda: len(self._events) > seen, timeout)
+            return self._events[seen:]
+
+    def last_event(self) -> str:
+        """See `JobStore.last_event`."""
+        with self._guard:
+            return self._events[-1].id if self._events else ""
+
+    def check(self) -> list[str]:
+        """See `JobStore.check`."""
+        return ["jobs are kept in memory only: they are gone when the process ends"]

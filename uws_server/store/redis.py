@@ -1,0 +1,403 @@
+"""Job records in Redis or Valkey (commands of Redis 7.0 only).
+
+Keys, all below ``uws:``:
+
+    j:{id} s:{id} o:{id}         hash, spec and outcome of a job (see `records`)
+    l:{service}:{owner}:{phase}  ids by creation: what lists are made of
+    w:{site}:{owner}             a waiting line: ids by when they were queued
+    e:{site}                     owners with a waiting line, by when they were last served
+    u:{site}                     use of the site: attempts, cpu, memory
+    due:…                        the time-ordered indexes of `Due`
+    i:{digest}                   idempotency keys
+    lease:{name} fence           leases and the counter of their fences
+    events                       the event stream, its length bounded
+
+Every change is one script call, so that fields, indexes, event and place in the waiting line commit
+together or not at all. Cost in Redis calls: `create` 1, `get` 1 (two commands), `change` 1, `claim` 1,
+`select` 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any
+from urllib.parse import quote
+
+import redis
+from redis.commands.core import Script
+
+from uws_server.domain.instants import Instant
+from uws_server.domain.job import Job, Workload
+from uws_server.domain.phase import Phase
+from uws_server.store import records
+from uws_server.store.base import (
+    Capacity,
+    Due,
+    FencedOff,
+    JobEvent,
+    KeyReused,
+    Lease,
+    Selection,
+    StoreUnavailable,
+)
+
+_PREFIX = "uws:"
+_EVENTS = _PREFIX + "events"
+_FENCE = _PREFIX + "fence"
+_EVENTS_KEPT = 200_000
+_KEY_SECONDS = 24 * 3600
+_OWNERS_LOOKED_AT = 16
+_UNAVAILABLE = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.BusyLoadingError,
+    redis.ReadOnlyError,
+    redis.OutOfMemoryError,
+)
+
+Command = Sequence[str | int]
+
+
+def _job(job_id: str) -> str:
+    return f"{_PREFIX}j:{job_id}"
+
+
+def _spec(job_id: str) -> str:
+    return f"{_PREFIX}s:{job_id}"
+
+
+def _outcome(job_id: str) -> str:
+    return f"{_PREFIX}o:{job_id}"
+
+
+def _list(job: Job) -> str | None:
+    return None if job.deleted else _list_of(job.service, job.owner, job.phase)
+
+
+def _list_of(service: str, owner: str, phase: Phase) -> str:
+    return f"{_PREFIX}l:{service}:{quote(owner, safe='')}:{phase}"
+
+
+def _line(job: Job) -> str:
+    return f"{_PREFIX}w:{job.site}:{quote(job.owner, safe='')}"
+
+
+def _owners(site: str) -> str:
+    return f"{_PREFIX}e:{site}"
+
+
+def _use(site: str) -> str:
+    return f"{_PREFIX}u:{site}"
+
+
+def _due(what: Due, site: str = "") -> str:
+    return f"{_PREFIX}due:{what.value}:{site}" if what is Due.STOP else f"{_PREFIX}due:{what.value}"
+
+
+def _deadline(job: Job) -> Instant | None:
+    if job.phase is not Phase.EXECUTING or job.begun is None or not job.duration:
+        return None
+    return job.begun + job.duration * 1000
+
+
+def _moves(before: Job | None, after: Job) -> Iterator[Command]:
+    """The commands that bring the indexes from ``before`` to ``after``."""
+    job_id = after.id
+    was, now = _list(before) if before else None, _list(after)
+    if was != now:
+        if was:
+            yield "ZREM", was, job_id
+        if now:
+            yield "ZADD", now, after.created, job_id
+
+    waited = before is not None and before.workload is Workload.WAITING
+    waits = after.workload is Workload.WAITING
+    if waited and not waits and before is not None:
+        yield "ZREM", _line(before), job_id  # `claim` clears away an owner with an empty line
+    if waits and not waited:
+        yield "ZADD", _line(after), after.queued or after.created, job_id
+        yield "ZADD", _owners(after.site), "NX", after.queued or after.created, quote(after.owner, safe="")
+
+    held = before is not None and before.workload.holds_slot
+    if held != after.workload.holds_slot:
+        sign = -1 if held else 1
+        yield "HINCRBY", _use(after.site), "jobs", sign
+        yield "HINCRBY", _use(after.site), "cpu", sign * after.cpu_milli
+        yield "HINCRBY", _use(after.site), "memory", sign * after.memory_bytes
+    if before is not None and before.workload is Workload.CLAIMED and after.workload is not Workload.CLAIMED:
+        yield "ZREM", _due(Due.CLAIM), job_id
+    stopped = before is not None and before.workload is Workload.STOPPING
+    if (after.workload is Workload.STOPPING) != stopped:
+        if stopped:
+            yield "ZREM", _due(Due.STOP, after.site), job_id
+        else:
+            yield "ZADD", _due(Due.STOP, after.site), after.ended or after.created, job_id
+
+    for what, then, at in (
+        (Due.DESTRUCTION, _destruction(before), _destruction(after)),
+        (Due.DEADLINE, _deadline(before) if before else None, _deadline(after)),
+    ):
+        if then != at:
+            yield ("ZREM", _due(what), job_id) if at is None else ("ZADD", _due(what), at, job_id)
+    if after.deleted and not (before and before.deleted):
+        yield "ZADD", _due(Due.CLEARANCE), 0, job_id
+
+    kind = _kind(before, after)
+    if kind:
+        yield (
+            *("XADD", _EVENTS, "MAXLEN", "~", _EVENTS_KEPT, "*", "j", job_id),
+            *("p", "" if after.deleted else after.phase, "o", after.owner, "s", after.service, "k", kind),
+        )
+
+
+def _destruction(job: Job | None) -> Instant | None:
+    return None if job is None or job.deleted or job.phase is Phase.ARCHIVED else job.destruction
+
+
+def _kind(before: Job | None, after: Job) -> str:
+    if before is None or before.phase is not after.phase or before.deleted != after.deleted:
+        return "phase"
+    told = before.reason, before.attempt, before.destruction, before.finalising
+    return "change" if told != (after.reason, after.attempt, after.destruction, after.finalising) else ""
+
+
+def _writes(before: Job | None, after: Job) -> Iterator[Command]:
+    """The commands that write the record itself."""
+    old = records.fields(before) if before else {}
+    new = records.fields(after)
+    changed = [word for field, value in new.items() if old.get(field) != value for word in (field, value)]
+    if changed:
+        yield "HSET", _job(after.id), *changed
+    dropped = [field for field in old if field not in new]
+    if dropped:
+        yield "HDEL", _job(after.id), *dropped
+    for key, was, now in (
+        (_spec(after.id), records.spec(before) if before else "", records.spec(after)),
+        (_outcome(after.id), records.outcome(before) if before else "", records.outcome(after)),
+    ):
+        if was != now:
+            yield ("SET", key, now) if now else ("DEL", key)
+
+
+def _words(commands: Iterator[Command]) -> Iterator[str | int]:
+    for command in commands:
+        yield len(command)
+        yield from command
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    try:
+        yield
+    except _UNAVAILABLE as error:
+        raise StoreUnavailable(f"the job store does not answer: {error}") from error
+    except redis.ResponseError as error:
+        # MISCONF: Redis cannot write its append-only file and takes no writes until it can.
+        if str(error).startswith(("MISCONF", "NOREPLICAS", "LOADING", "OOM")):
+            raise StoreUnavailable(f"the job store takes no writes: {error}") from error
+        raise
+
+
+class RedisStore:
+    """Jobs in one Redis. Thread-safe, and fit for gevent; each thread uses a connection of its own."""
+
+    def __init__(self, url: str, *, max_connections: int = 1000) -> None:
+        options: dict[str, Any] = {"decode_responses": True, "socket_connect_timeout": 5}
+        self.client = redis.Redis.from_url(url, socket_timeout=10, max_connections=max_connections, **options)
+        # XREAD blocks for as long as it was told to, so that its reply may be late on purpose.
+        self._patient = redis.Redis.from_url(url, socket_timeout=60, **options)
+        self._create = self._script("create")
+        self._change = self._script("change")
+        self._claim = self._script("claim")
+        self._report = self._script("report")
+        self._lease = self._script("lease")
+        self._release = self._script("release")
+        self._select = self._script("select")
+
+    def _script(self, name: str) -> Script:
+        text = resources.files(__package__).joinpath("lua", f"{name}.lua").read_text()
+        return self.client.register_script(text)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+        self._patient.close()
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    def create(self, job: Job, key: str = "", fingerprint: str = "") -> Job:
+        """See `JobStore.create`."""
+        digest = hashlib.sha256(repr((job.owner, job.service, key)).encode()).hexdigest()
+        keys = [_job(job.id), f"{_PREFIX}i:{digest}" if key else ""]
+        words = [job.id, fingerprint or "-", _KEY_SECONDS, *_words(self._creation(job))]
+        with _reached():
+            stored_id = self._create(keys, words)
+        if stored_id == job.id:
+            return job
+        stored = self.get(stored_id) if stored_id else None
+        if stored is None:
+            # Also when the job made then was deleted since: it cannot be given again.
+            raise KeyReused(key)
+        return stored
+
+    @staticmethod
+    def _creation(job: Job) -> Iterator[Command]:
+        yield from _writes(None, job)
+        yield from _moves(None, job)
+        if any(parameter.upload for parameter in job.parameters):
+            yield "ZREM", _due(Due.CLEARANCE), job.id  # what `reserve` noted
+
+    def get(self, job_id: str) -> Job | None:
+        """See `JobStore.get`."""
+        return self.get_many((job_id,))[0]
+
+    def get_many(self, job_ids: Sequence[str]) -> list[Job | None]:
+        """See `JobStore.get_many`."""
+        with _reached(), self.client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hgetall(_job(job_id))
+                pipe.mget(_spec(job_id), _outcome(job_id))
+            replies = pipe.execute()
+        return [
+            records.job(job_id, written, *texts) if written else None
+            for job_id, written, texts in zip(job_ids, replies[::2], replies[1::2], strict=True)
+        ]
+
+    def select(self, selection: Selection) -> list[Job]:
+        """See `JobStore.select`. Parameters, results and reasons are left out."""
+        keys = [_list_of(selection.service, selection.owner, phase) for phase in sorted(selection.phases)]
+        lowest = "-inf" if selection.after is None else f"({selection.after}"
+        created, job_id = selection.before or ("", "")
+        highest = created if selection.before else "+inf"
+        with _reached():
+            found = self._select(
+                keys, [f"{_PREFIX}j:", selection.limit, lowest, highest, created, job_id]
+            )
+        jobs = []
+        for found_id, flat in zip(found[::2], found[1::2], strict=True):
+            if flat:
+                jobs.append(records.job(found_id, dict(zip(flat[::2], flat[1::2], strict=True))))
+        return jobs
+
+    def change(self, before: Job, after: Job, lease: Lease | None = None) -> bool:
+        """See `JobStore.change`."""
+        keys = [_job(before.id), f"{_PREFIX}lease:{lease.name}" if lease else ""]
+        words = [before.version, lease.fence if lease else 0]
+        words.extend(_words(_writes(before, after)))  # type: ignore[arg-type]
+        words.extend(_words(_moves(before, after)))  # type: ignore[arg-type]
+        with _reached():
+            answer = self._change(keys, words)
+        if answer == -1:
+            raise FencedOff(f"{lease.name if lease else ''} has passed to another holder")
+        return bool(answer)
+
+    def reserve(self, job_id: str, until: Instant) -> None:
+        """See `JobStore.reserve`."""
+        with _reached():
+            self.client.zadd(_due(Due.CLEARANCE), {job_id: until})
+
+    def remove(self, job_id: str) -> None:
+        """See `JobStore.remove`."""
+        with _reached(), self.client.pipeline() as pipe:
+            pipe.delete(_job(job_id), _spec(job_id), _outcome(job_id))
+            for what in (Due.CLEARANCE, Due.DESTRUCTION, Due.DEADLINE, Due.CLAIM):
+                pipe.zrem(_due(what), job_id)
+            pipe.execute()
+
+    # -- work --------------------------------------------------------------------------------------
+
+    def claim(self, site: str, capacity: Capacity, seconds: float) -> str | None:
+        """See `JobStore.claim`."""
+        keys = [_owners(site), _use(site), _due(Due.CLAIM)]
+        words = [
+            *(f"{_PREFIX}w:{site}:", f"{_PREFIX}j:", capacity.jobs, capacity.cpu_milli, capacity.memory_bytes),
+            *(int(seconds * 1000), _OWNERS_LOOKED_AT),
+        ]
+        with _reached():
+            return self._claim(keys, words)
+
+    def report(self, job_id: str, attempt: int, done: int, of: int) -> None:
+        """See `JobStore.report`."""
+        with _reached():
+            self._report([_job(job_id), _EVENTS], [attempt, f"{done}/{of}", _EVENTS_KEPT, job_id])
+
+    def due(self, what: Due, now: Instant, site: str = "", limit: int = 100) -> list[str]:
+        """See `JobStore.due`."""
+        with _reached():
+            found: list[str] = self.client.zrange(
+                _due(what, site), "-inf", now, byscore=True, offset=0, num=limit
+            )
+        return found
+
+    def next_due(self) -> Instant | None:
+        """See `JobStore.next_due`."""
+        with _reached(), self.client.pipeline(transaction=False) as pipe:
+            for what in (Due.DESTRUCTION, Due.DEADLINE, Due.CLAIM, Due.CLEARANCE):
+                pipe.zrange(_due(what), 0, 0, withscores=True)
+            scores = [int(entries[0][1]) for entries in pipe.execute() if entries]
+        return min(scores, default=None)
+
+    def waiting(self, site: str) -> int:
+        """See `JobStore.waiting`."""
+        with _reached():
+            return int(self.client.zcard(_owners(site)))
+
+    # -- leases and events ---------------------------------------------------------------------------
+
+    def lease(self, name: str, holder: str, seconds: float) -> Lease | None:
+        """See `JobStore.lease`."""
+        with _reached():
+            fence = self._lease([f"{_PREFIX}lease:{name}", _FENCE], [holder, int(seconds * 1000)])
+        return Lease(name, holder, int(fence)) if fence else None
+
+    def release(self, lease: Lease) -> None:
+        """See `JobStore.release`."""
+        with _reached():
+            self._release([f"{_PREFIX}lease:{lease.name}"], [lease.fence])
+
+    def events(self, after: str, timeout: float) -> list[JobEvent]:
+        """See `JobStore.events`."""
+        with _reached():
+            answer: Any = self._patient.xread(
+                {_EVENTS: after or "0-0"}, count=1000, block=max(1, int(timeout * 1000))
+            )
+        if not answer:
+            return []
+        entries = answer[0][1] if isinstance(answer, list) else answer[_EVENTS][0]
+        return [
+            JobEvent(entry_id, e["j"], e["o"], e["s"], e["p"], e["k"]) for entry_id, e in entries
+        ]
+
+    def last_event(self) -> str:
+        """See `JobStore.last_event`."""
+        with _reached():
+            newest = self.client.xrevrange(_EVENTS, count=1)
+        return str(newest[0][0]) if newest else ""
+
+    # -- health ---------------------------------------------------------------------------------------
+
+    def check(self) -> list[str]:
+        """See `JobStore.check`."""
+        with _reached():
+            persistence = self.client.info("persistence")
+            memory = self.client.info("memory")
+            try:
+                fsync = self.client.config_get("appendfsync").get("appendfsync", "")
+            except redis.ResponseError:
+                fsync = "unknown (CONFIG is not permitted)"
+        problems = []
+        if not persistence.get("aof_enabled"):
+            problems.append("the append-only file is off (appendonly no): jobs are lost when Redis stops")
+        elif fsync != "always":
+            problems.append(f"appendfsync is {fsync}, not always: a power cut may lose accepted jobs")
+        if persistence.get("aof_last_write_status", "ok") != "ok":
+            problems.append("Redis could not write its append-only file the last time it tried")
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            problems.append(f"maxmemory-policy is {policy}, not noeviction: Redis may throw jobs away")
+        return problems
+
+
