@@ -1,4 +1,7 @@
-"""Rules for every test, as a pytest plugin: nothing is skipped in CI, nothing is sent off this machine."""
+"""Rules for every test, as a pytest plugin: nothing is skipped in CI, nothing is sent off this machine.
+
+Property tests have no deadline for an example (a busy machine is no failure) and repeat themselves exactly in CI.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,12 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+settings.register_profile("suite", deadline=None, derandomize=IN_CI, print_blob=True)
+settings.load_profile("suite")
 
 
 def fail_if_skipped(report: pytest.TestReport | pytest.CollectReport, *, in_ci: bool) -> None:
