@@ -1,6 +1,6 @@
 """Rules for every test, as a pytest plugin: nothing is skipped in CI, nothing is sent off this machine.
 
-Property tests have no deadline for an example (a busy machine is no failure) and repeat themselves exactly in CI.
+Property tests have no deadline for an example (a busy machine is no failure); in CI they repeat exactly.
 """
 
 from __future__ import annotations
