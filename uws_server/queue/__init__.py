@@ -1,0 +1,1 @@
+"""How workers are woken: RQ behind a protocol of two methods, and its double."""
