@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCKS = sorted((ROOT / "deploy" / "locks").glob("*.txt"))
+LOCKS = [ROOT / "deploy" / "locks" / name for name in ("run.txt", "test.txt")]
 
 
 def _name(requirement: str) -> str:
     match = re.match(r"[A-Za-z0-9._-]+", requirement)
     assert match, requirement
-    return match.group().lower()
+    return match.group().lower().replace("_", "-")
 
 
 def _declared() -> set[str]:
@@ -48,6 +48,12 @@ def test_a_lock_pins_and_hashes_every_package_and_names_no_index(lock: Path) -> 
         assert re.match(r"\S+==\S+", entry), entry
         assert "--hash=sha256:" in entry, entry
     assert "://" not in text
+
+
+@pytest.mark.covers("3:setup")
+def test_everything_declared_is_locked() -> None:
+    pinned = set(re.findall(r"^([a-z0-9._-]+)==", LOCKS[-1].read_text(encoding="utf-8"), re.MULTILINE))
+    assert {name.split("[")[0] for name in _declared() - {"docker", "kubernetes"}} <= pinned
 
 
 @pytest.mark.covers("3:setup")
