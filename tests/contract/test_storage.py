@@ -19,7 +19,7 @@ from uws_server.storage.links import BadLink, Links
 from uws_server.storage.memory import MemoryStore
 from uws_server.storage.open import open_store
 
-pytestmark = pytest.mark.covers("3:file-store", "3:contract-suites")
+pytestmark = pytest.mark.covers("3:contract-storage")
 
 SECRET = b"s" * 32
 
@@ -203,7 +203,7 @@ def test_odd_keys(store: ObjectStore, links: Links, key: str) -> None:
     assert keys(store, "") == []
 
 
-@pytest.mark.covers("3:bad-path-tricks")
+@pytest.mark.covers("3:bad-path")
 @pytest.mark.parametrize(
     "key",
     [
@@ -387,7 +387,6 @@ def test_what_a_killed_process_left_is_swept(files: FileStore, tmp_path: Path, l
     assert young.exists()
 
 
-@pytest.mark.covers("3:durable-objects")
 def test_put_syncs_the_file_and_every_new_directory(
     files: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

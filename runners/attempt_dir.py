@@ -1,0 +1,131 @@
+"""The attempt's directory as the agent sees it: what it reads there, and how it writes.
+
+User code owns ``work/`` while it runs and may put anything anywhere in it. Whatever is read from
+there is opened step by step without following a link, must be a regular file, and is a hint.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from uws_server.domain.runspec import RunSpec
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Without O_NONBLOCK, opening a FIFO would wait for somebody to write into it.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class NotRegular(OSError):
+    """What was opened is no regular file, or has other names besides this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """``agent.json``: the way to the agent's door, and what the site allows the agent.
+
+    Durations in seconds. ``deny_networks`` (CIDR) are refused as sources besides the link-local
+    and metadata addresses, which always are. ``tries`` bounds the failures in a row of one source;
+    ``patience_seconds`` how long the door may be away, as when the web restarts.
+    """
+
+    url: str
+    token: str
+    allow_file: bool = False
+    deny_networks: tuple[str, ...] = ()
+    stage_in_seconds: float = 4 * 3600
+    stall_seconds: float = 30
+    tries: int = 6
+    patience_seconds: float = 600
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Access:
+        """Read ``agent.json``; keys that this version does not know are for another one."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
+
+
+class AttemptDir:
+    """One attempt's directory."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.spec = RunSpec.from_json((top / "spec.json").read_bytes())
+        self.access = Access.from_json((top / "agent.json").read_bytes())
+        self.inputs = top / "work" / "inputs"
+
+    def ended(self) -> bool:
+        """Whether the user's code and its tree have ended."""
+        return (self.top / "logs" / "exit").exists()
+
+    def exit_code(self) -> int | None:
+        """The exit code of the user's code; None when nobody could write it down."""
+        try:
+            return int((self.top / "logs" / "exit").read_text().split()[0])
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def read_json(self, name: str) -> Any:
+        """What a file of our own directly in the directory holds; None when it is not there."""
+        try:
+            return json.loads((self.top / name).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Replace a file of our own in one step."""
+        temporary = self.top / f"{name}.new"
+        temporary.write_text(json.dumps(value, ensure_ascii=True))
+        temporary.replace(self.top / name)
+
+    def directory(self, *path: str) -> int:
+        """A descriptor of a directory below the attempt's, reached without following a link."""
+        descriptor = os.open(self.top, _DIRECTORY)
+        for name in path:
+            descriptor = step_into(descriptor, name)
+        return descriptor
+
+    def hint(self, name: str, most: int) -> bytes:
+        """The last ``most`` bytes of the user's file ``work/uws/{name}``; empty when none can be read."""
+        try:
+            directory = self.directory("work", "uws")
+            try:
+                file = open_regular(directory, name)
+            finally:
+                os.close(directory)
+            try:
+                return os.pread(file, most, max(0, os.fstat(file).st_size - most))
+            finally:
+                os.close(file)
+        except OSError:
+            return b""
+
+
+def step_into(directory: int, name: str) -> int:
+    """Exchange a directory's descriptor for that of one in it; the first is closed either way."""
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=directory)
+    finally:
+        os.close(directory)
+
+
+def open_regular(directory: int, name: str) -> int:
+    """A descriptor of the regular file ``name`` that has no other name.
+
+    :raises NotRegular: it is a link of either kind, a directory, FIFO, socket or device.
+    :raises OSError: it is not there, or may not be read.
+    """
+    # Looked at before, because opening a device can do something; and again after, as it may be exchanged.
+    if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+        raise NotRegular(errno.EINVAL, "it is not a regular file")
+    file = os.open(name, _FILE, dir_fd=directory)
+    status = os.fstat(file)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+        return file
+    os.close(file)
+    raise NotRegular(errno.EMLINK, "it is not a regular file with one name only")
