@@ -45,33 +45,41 @@ class DeadlinePassed(Exception):
     """The time that was left after SIGTERM is over."""
 
 
-class Deadline:
-    """An instant of the monotonic clock, at first never, that a signal may set while others wait."""
+@dataclass(slots=True)
+class _Instant:
+    """An instant of the monotonic clock, and whether anybody has set it."""
 
-    def __init__(self) -> None:
-        self._at = float("inf")
-        self._set = threading.Event()
+    at: float = float("inf")
+    known: threading.Event = field(default_factory=threading.Event)
+
+
+class Deadline:
+    """An instant, at first never, that a signal may set while others wait."""
+
+    def __init__(self, instant: _Instant | None = None, less: float = 0.0) -> None:
+        self._instant = instant or _Instant()
+        self._less = less
 
     def set(self, seconds: float) -> None:
         """Let it be in so many seconds from now."""
-        self._at = time.monotonic() + seconds
-        self._set.set()
+        self._instant.at = time.monotonic() + seconds
+        self._instant.known.set()
 
     @property
     def near(self) -> bool:
         """Whether it has been set."""
-        return self._set.is_set()
+        return self._instant.known.is_set()
 
     def less(self, seconds: float) -> Deadline:
         """A deadline that always comes so much before this one."""
-        return _Earlier(self, seconds)
+        return Deadline(self._instant, self._less + seconds)
 
     def left(self) -> float:
         """Seconds until then, at most an hour.
 
         :raises DeadlinePassed: there are none.
         """
-        left = self._at - time.monotonic()
+        left = self._instant.at - self._less - time.monotonic()
         if left <= 0:
             raise DeadlinePassed
         return min(left, 3600.0)
@@ -83,25 +91,10 @@ class Deadline:
         """
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            self._set.wait(min(left, self.left()))
-            if self._set.is_set():
-                time.sleep(max(0.0, min(end - time.monotonic(), self.left())))
-
-
-class _Earlier(Deadline):
-    def __init__(self, other: Deadline, seconds: float) -> None:
-        self._other = other
-        self._seconds = seconds
-        self._set = other._set
-
-    def set(self, seconds: float) -> None:
-        self._other.set(seconds + self._seconds)
-
-    def left(self) -> float:
-        left = self._other.left() - self._seconds
-        if left <= 0:
-            raise DeadlinePassed
-        return left
+            if self.near:
+                time.sleep(min(left, self.left()))
+            else:
+                self._instant.known.wait(left)
 
 
 @dataclass(frozen=True, slots=True)
