@@ -1,0 +1,292 @@
+"""What keeps attempts apart on this machine: what was asked for, what works, what the job sees."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from runners import cgroups, sandbox, site_files
+
+Mode = Literal["namespaces", "bubblewrap", "none"]
+
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/etc")
+_KERNEL = ("/sys/devices/system/cpu",)  # libraries count processors there
+_SECRETS = (
+    "/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/sudoers.d",
+    "/etc/security/opasswd", "/etc/ssh", "/etc/ssl/private", "/etc/pki/tls/private", "/etc/letsencrypt",
+    "/etc/krb5.keytab", "/etc/kubernetes", "/etc/docker", "/etc/wireguard", "/etc/openvpn",
+    "/etc/NetworkManager/system-connections", "/etc/redis", "/etc/valkey", "/etc/uws-server",
+)  # fmt: skip
+_PACKAGES = ("runners", "uws_server", "job_templates")
+_PROBE_SECONDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """How the local site runs jobs.
+
+    ``isolation`` ``auto`` takes the best that works. ``uid_first`` to ``uid_last`` are given to
+    attempts, one each, when the server is root; nobody else may use them. ``network`` ``none`` gives
+    jobs a loopback of their own and nothing else. ``read_only`` are further paths jobs may read,
+    ``hidden`` paths they must not see even where a parent of theirs is readable. ``cgroup`` is the
+    name of the parent control group. ``agent`` is the agent's argument vector, to which verb and
+    directory are added; it is tried ``agent_tries`` times, killed after ``agent_stall`` seconds
+    without a byte read or written, and has ``agent_limit`` seconds after the end of the user's code.
+    """
+
+    isolation: Literal["auto", "namespaces", "bubblewrap", "none"] = "auto"
+    uid_first: int = 1_900_000_000
+    uid_last: int = 1_900_009_999
+    uid_registry: Path = Path("/run/uws-uids")
+    network: Literal["host", "none"] = "host"
+    read_only: tuple[Path, ...] = ()
+    hidden: tuple[Path, ...] = ()
+    cgroup: str = "uws"
+    agent: tuple[str, ...] = (sys.executable, "-m", "runners.agent")
+    agent_tries: int = 5
+    agent_stall: float = 300.0
+    agent_limit: float = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What is used, and in sentences what holds by it and what does not.
+
+    ``rule_13`` says whether user code is kept from every credential of ours; where it is not, the
+    site must serve anonymous users on loopback only. ``cgroup_roots`` maps controllers to the
+    directories in which groups can be made.
+    """
+
+    mode: Mode
+    rule_13: bool
+    holds: tuple[str, ...]
+    lacks: tuple[str, ...]
+    cgroup_roots: tuple[tuple[str, str], ...] = ()
+    bubblewrap: str = ""
+
+
+class IsolationError(Exception):
+    """The isolation asked for does not work on this machine; the text says why."""
+
+
+@functools.cache
+def probe(settings: LocalSettings) -> Isolation:
+    """Find out, once per process, by trying, what this machine lets us do.
+
+    :raises IsolationError: the settings name a way that does not work here.
+    """
+    wanted = settings.isolation
+    reasons = []
+    if wanted in ("auto", "namespaces"):
+        problem = _try_namespaces()
+        if not problem:
+            return _namespaces(settings)
+        reasons.append(f"namespaces: {problem}")
+    if wanted in ("auto", "bubblewrap"):
+        problem = _try_bubblewrap(settings)
+        if not problem:
+            return _bubblewrap(settings)
+        reasons.append(f"bubblewrap: {problem}")
+    if wanted not in ("auto", "none"):
+        raise IsolationError(f"isolation = {wanted} does not work on this machine ({'; '.join(reasons)})")
+    return _none(reasons)
+
+
+def _namespaces(settings: LocalSettings) -> Isolation:
+    roots = _try_cgroups(settings.cgroup)
+    holds = [
+        "Each job runs as a user and group of its own, without any capability.",
+        _OWN_VIEW,
+        "Ending a job ends every process of it, also when its supervisor is killed.",
+    ]
+    lacks: list[str] = []
+    for controller, held, missing in (
+        (
+            "memory",
+            "Memory is limited by the kernel for the whole job.",
+            "Memory is watched ten times a second.",
+        ),
+        ("pids", "A fork bomb stays within the job.", "Processes are limited per user only."),
+        ("cpu", "CPU time is limited.", "CPU time is not limited."),
+    ):
+        (holds if controller in roots else lacks).append(
+            held if controller in roots else f"{missing} (no {controller} control group)"
+        )
+    _network(settings, holds, lacks)
+    lacks.append(_DISK)
+    return Isolation("namespaces", True, tuple(holds), tuple(lacks), tuple(roots.items()))
+
+
+def _bubblewrap(settings: LocalSettings) -> Isolation:
+    holds = [
+        _OWN_VIEW,
+        "Ending a job ends every process of it, also when its supervisor is killed.",
+    ]
+    lacks = [
+        "Jobs run as the server's own user; only the sandbox keeps them from its files.",
+        "Memory is watched ten times a second, not limited by the kernel.",
+        "Processes are limited together with all others of the server's user.",
+        "CPU time is not limited.",
+    ]
+    _network(settings, holds, lacks)
+    lacks.append(_DISK)
+    return Isolation(
+        "bubblewrap", True, tuple(holds), tuple(lacks), bubblewrap=shutil.which("bwrap") or "bwrap"
+    )
+
+
+def _none(reasons: list[str]) -> Isolation:
+    return Isolation(
+        "none",
+        False,
+        ("Ending a job ends its processes, double forks too, while its supervisor lives.",),
+        (
+            "Rule 13 does not hold: jobs run as the server's own user and can read all that it can.",
+            "A job can kill its supervisor, and leave processes behind that clear their environment.",
+            "Memory is watched, not limited by the kernel; CPU time is not limited.",
+            "The network is the machine's own.",
+            *(f"Not used: {reason}." for reason in reasons),
+        ),
+    )
+
+
+_OWN_VIEW = (
+    "A job sees the system's programs, read-only, and its own directory; no other file, process or socket."
+)
+_DISK = (
+    "Disk use is measured about four times a second: a job may pass its limit by what it writes meanwhile."
+)
+
+
+def _network(settings: LocalSettings, holds: list[str], lacks: list[str]) -> None:
+    if settings.network == "none":
+        holds.append("Jobs have no network.")
+    else:
+        lacks.append(
+            "Jobs share the machine's network: services on its loopback, and a cloud's metadata address, "
+            "can be reached."
+        )
+
+
+def _try_namespaces() -> str:
+    if os.geteuid() != 0:
+        return "the server is not root"
+    program = (
+        "import sys; sys.path.append(sys.argv[1]); from runners.sandbox import probe_namespaces as p; p()"
+    )
+    return _try([sys.executable, "-I", "-S", "-c", program, package_root()])
+
+
+def _try_bubblewrap(settings: LocalSettings) -> str:
+    program = shutil.which("bwrap")
+    if program is None:
+        return "bwrap is not installed"
+    with tempfile.TemporaryDirectory(prefix="uws-probe-") as work:
+        os.mkdir(f"{work}/inputs")
+        plan = {
+            "bubblewrap": program,
+            "work": work,
+            "cwd": work,
+            "network": settings.network,
+            "view": view(settings, ()),
+            "scratch": 1024**2,
+            "environment": {},
+            "argv": ["/bin/true"],
+        }
+        command = sandbox.bubblewrap_command(plan, 2)
+        return _try(["/bin/sh", "-c", 'echo go | { exec 3<&0; exec "$@"; }', "sh", *command])
+
+
+def _try(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_PROBE_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if done.returncode == 0:
+        return ""
+    lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
+    return lines[-1][:300]
+
+
+def _try_cgroups(parent: str) -> dict[str, str]:
+    """The controllers that let us make a group and set its limits."""
+    usable = {}
+    for controller, root in cgroups.hierarchies().items():
+        group = cgroups.Cgroup(parent, f"probe-{os.getpid()}", {controller: root})
+        try:
+            group.create(1024**3, 100, 1000)
+            os.close(group.doors()[0])
+        except OSError:
+            pass
+        else:
+            usable[controller] = root
+        group.remove()
+    return usable
+
+
+def package_root() -> str:
+    """The directory from which this package was imported."""
+    return str(Path(site_files.__file__).resolve().parent.parent)
+
+
+def view(settings: LocalSettings, hidden: tuple[str, ...]) -> list[list[str]]:
+    """What a job sees of the machine, in the order in which it is put together.
+
+    ``["symlink", path, target]``, ``["bind", path]`` (read-only), and over secrets ``["empty", path]``
+    for a directory, ``["null", path]`` for a file.
+    """
+    steps: list[list[str]] = []
+    places: list[str] = []
+    for path in _SYSTEM + _KERNEL:
+        if os.path.islink(path):
+            steps.append(["symlink", path, os.readlink(path)])
+        elif os.path.isdir(path):
+            places.append(path)
+    resolver = os.path.realpath("/etc/resolv.conf")
+    if not resolver.startswith("/etc/") and os.path.isfile(resolver):
+        places.append(resolver)
+    for extra in (*interpreter_paths(), *(str(path) for path in settings.read_only)):
+        if os.path.exists(extra) and not _beneath(extra, places):
+            places.append(extra)
+    steps += [["bind", path] for path in places]
+    for path in (*_SECRETS, *hidden, *(str(path.absolute()) for path in settings.hidden)):
+        real = os.path.realpath(path)
+        if os.path.exists(real) and _beneath(real, places):
+            steps.append(["empty" if os.path.isdir(real) else "null", real])
+    return steps
+
+
+def interpreter_paths() -> list[str]:
+    """What this interpreter needs to run with our packages: its prefixes, and where they are."""
+    found = [sys.prefix, sys.base_prefix, sys.exec_prefix]
+    link = sys.executable  # each station of the chain of links from a venv to the real thing
+    while True:
+        above = os.path.dirname(os.path.dirname(link))
+        found.append(above if _is_prefix(above) else link)
+        if not os.path.islink(link):
+            break
+        link = os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link)))
+    found += [os.path.realpath(path) for path in list(found)]
+    found += [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
+    for name in _PACKAGES:  # not the project's whole directory: more than packages may lie there
+        spec = importlib.util.find_spec(name)
+        found += list(spec.submodule_search_locations or ()) if spec else []
+    return [path for path in dict.fromkeys(found) if path not in ("/", "")]
+
+
+def _is_prefix(path: str) -> bool:
+    """Whether a Python lives here, and it is not somebody's home with a link in its bin."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return os.path.isdir(f"{path}/lib/{version}") or os.path.exists(f"{path}/pyvenv.cfg")
+
+
+def _beneath(path: str, places: list[str]) -> bool:
+    return any(path == place or path.startswith(f"{place}/") for place in places)
