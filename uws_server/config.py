@@ -170,6 +170,9 @@ class Limits(_Section):
 
     body: ByteSize = Field(default=ByteSize(16 * 1024**2), description="Bytes of a body without files.")
     upload: ByteSize = Field(default=ByteSize(1024**3), description="Bytes of one body with files.")
+    result: ByteSize = Field(
+        default=ByteSize(100 * 1024**3), description="Bytes of one result that a job may store."
+    )
     values: ByteSize = Field(
         default=ByteSize(1024**2), description="Characters of all parameter values of a job."
     )
@@ -194,12 +197,26 @@ class Site(_Section):
     memory: ByteSize = Field(
         default=ByteSize(0), description="Memory for all attempts together; 0: nine tenths of the machine's."
     )
-    isolation: Literal["auto", "required", "none"] = Field(
+    isolation: Literal["auto", "namespaces", "bubblewrap", "none"] = Field(
         default="auto",
-        description="`auto` shuts user code off as well as the machine can; `required` refuses to start when "
-        "that is not complete; `none` runs it as the server's own user.",
+        description="How user code is shut off: `auto` is the best of the others that works here; "
+        "`none` runs it as the server's own user, which only loopback addresses permit.",
     )
-    network: bool = Field(default=True, description="Whether user code reaches the network.")
+    network: Literal["host", "none"] = Field(
+        default="host", description="The network of user code: the machine's, or none."
+    )
+    read_only: tuple[Path, ...] = Field(
+        default=(), description="Paths beside the system's own that user code may read."
+    )
+    hidden: tuple[Path, ...] = Field(
+        default=(), description="Paths that user code must not see, even beneath readable ones."
+    )
+    uid_first: int = Field(
+        default=1_900_000_000,
+        ge=1,
+        description="First of the user ids for attempts, where the server is root.",
+    )
+    uid_last: int = Field(default=1_900_009_999, ge=1, description="Last of them; nobody else may use them.")
     allow_file: tuple[Path, ...] = Field(
         default=(),
         description="Directories beneath which `file:` inputs may be read; none: `file:` is refused.",

@@ -1,0 +1,60 @@
+"""The runners of the configured sites, made where they are needed: in workers and watchers, never in web."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runners.base import Runner
+from runners.isolation import Isolation, IsolationError, LocalSettings, probe
+from uws_server.config import BadConfig, Settings, Site, is_loopback
+
+
+def site(settings: Settings, name: str) -> Site:
+    """The settings of one site.
+
+    :raises BadConfig: there is none of this name.
+    """
+    try:
+        return settings.sites[name]
+    except KeyError:
+        raise BadConfig(f"there is no site {name!r}; there are {', '.join(settings.sites)}") from None
+
+
+def isolation(settings: Settings, name: str) -> Isolation:
+    """What keeps the site's attempts apart. Tried out, which takes about a tenth of a second.
+
+    :raises BadConfig: what was asked for does not work here, or too little does for whom the server lets in.
+    """
+    try:
+        found = probe(_local(settings, site(settings, name)))
+    except IsolationError as error:
+        raise BadConfig(f"sites.{name}: {error}") from error
+    if not found.rule_13 and not is_loopback(settings.web.host):
+        raise BadConfig(
+            f"site {name} cannot keep user code from the server's own files and keys, "
+            f"so the server may not listen on {settings.web.host}; {' '.join(found.lacks)}"
+        )
+    return found
+
+
+def open_runner(settings: Settings, name: str) -> Runner:
+    """The runner of one site.
+
+    :raises BadConfig: see `isolation`.
+    """
+    from runners.local import LocalRunner
+
+    isolation(settings, name)
+    return LocalRunner(settings.data / "sites" / name, _local(settings, site(settings, name)))
+
+
+def _local(settings: Settings, local: Site) -> LocalSettings:
+    data: Path = settings.data.absolute()
+    return LocalSettings(
+        isolation=local.isolation,
+        uid_first=local.uid_first,
+        uid_last=local.uid_last,
+        network=local.network,
+        read_only=tuple(path.absolute() for path in local.read_only),
+        hidden=(data, *(path.absolute() for path in local.hidden)),
+    )

@@ -1,0 +1,218 @@
+"""The one place that knows the concrete classes. Each is imported when it is asked for."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from uws_server.config import BadConfig, Settings, Site
+from uws_server.domain.instants import Instant
+from uws_server.store.base import Capacity
+
+if TYPE_CHECKING:
+    from job_templates.catalog import Catalog
+    from uws_server.queue.rq import RqQueue
+    from uws_server.service.changes import Changes
+    from uws_server.service.door import Door
+    from uws_server.service.jobs import Jobs
+    from uws_server.service.reconcile import Reconciler
+    from uws_server.service.waiting import Waiting
+    from uws_server.storage.base import ObjectStore
+    from uws_server.storage.links import Links
+    from uws_server.store.redis import RedisStore
+
+_ALPHABET = "0123456789abcdefghijklmnopqrstuv"
+
+
+class NotDurable(Exception):
+    """The store may lose what it acknowledges; ``str()`` has one sentence a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class SiteOffer:
+    """What the service layer knows of a site."""
+
+    name: str
+    kinds: frozenset[str]
+
+
+def clock() -> Instant:
+    """Milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def new_job_id() -> str:
+    """A digit and 25 characters of base 32: 128 random bits, never to be guessed."""
+    number = secrets.randbelow(10 * 32**25)
+    digits = [_ALPHABET[(number >> shift) & 31] for shift in range(0, 125, 5)]
+    return str(number >> 125) + "".join(reversed(digits))
+
+
+def holder() -> str:
+    """A name for this process where leases are held."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def capacity(site: Site) -> Capacity:
+    """What a site runs at once; what the settings leave open is what this machine has."""
+    processors = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10 * 9
+    cpu = site.cpu or processors
+    return Capacity(site.jobs or max(1, int(cpu)), int(cpu * 1000), int(site.memory or memory))
+
+
+class Services:
+    """Everything that a process may need, each made at its first use."""
+
+    def __init__(self, settings: Settings) -> None:
+        if not settings.redis.url:
+            raise BadConfig("redis.url is not set; only `uws-server up` brings a Redis of its own")
+        self.settings = settings
+        self.clock = clock
+
+    @cached_property
+    def secret(self) -> bytes:
+        """What signs links and tokens."""
+        return self.settings.secret()
+
+    @cached_property
+    def store(self) -> RedisStore:
+        """The job store."""
+        from uws_server.store.redis import RedisStore
+
+        return RedisStore(self.settings.redis.url)
+
+    @cached_property
+    def queue(self) -> RqQueue:
+        """What wakes workers."""
+        import redis
+
+        from uws_server.queue.rq import RqQueue
+
+        return RqQueue(redis.Redis.from_url(self.settings.redis.url, socket_timeout=10))
+
+    @cached_property
+    def links(self) -> Links:
+        """What signs links to our own storage route."""
+        from uws_server.storage.links import Links
+
+        return Links(self.secret, clock=self.clock)
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        """The object store."""
+        from uws_server.storage.open import open_store
+
+        try:
+            return open_store(self.settings.objects_url, self.links)
+        except ValueError as error:
+            raise BadConfig(f"objects.url: {error}") from error
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The job templates.
+
+        :raises BadConfig: a template is wrong; file and line are named.
+        """
+        from job_templates import catalog
+
+        templates = self.settings.templates
+        try:
+            return catalog.load(templates.directories, templates.shipped)
+        except catalog.TemplateErrors as error:
+            raise BadConfig(str(error)) from error
+
+    @cached_property
+    def changes(self) -> Changes:
+        """How jobs change."""
+        from uws_server.service.changes import Changes
+
+        return Changes(self.store, self.queue, self.clock)
+
+    @cached_property
+    def waiting(self) -> Waiting:
+        """The requests that WAIT. Its `run` must be running in this process."""
+        from uws_server.service.waiting import Waiting
+
+        return Waiting(self.store, self.settings.web.waiters)
+
+    @cached_property
+    def sites(self) -> dict[str, SiteOffer]:
+        """What each site can run, as data."""
+        kinds = {"local": frozenset({"notebook", "command"})}
+        return {name: SiteOffer(name, kinds[site.runner]) for name, site in self.settings.sites.items()}
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """What clients can do."""
+        from uws_server.service.jobs import Jobs, Limits
+
+        limits = self.settings.limits
+        return Jobs(
+            store=self.store,
+            changes=self.changes,
+            waiting=self.waiting,
+            objects=self.objects,
+            catalog=self.catalog,
+            sites=self.sites,
+            clock=self.clock,
+            new_id=new_job_id,
+            limits=Limits(
+                upload_bytes=limits.upload,
+                value_bytes=limits.values,
+                parameters=limits.parameters,
+                name_chars=limits.name,
+                list_jobs=limits.list_jobs,
+            ),
+        )
+
+    @cached_property
+    def door(self) -> Door:
+        """What agents can ask."""
+        from uws_server.service.door import Door
+
+        return Door(self.store, self.objects, self.secret, self.settings.limits.result)
+
+    @cached_property
+    def reconciler(self) -> Reconciler:
+        """What time decides."""
+        from uws_server.service.reconcile import Reconciler
+
+        return Reconciler(
+            store=self.store,
+            changes=self.changes,
+            queue=self.queue,
+            objects=self.objects,
+            sites=tuple(self.sites),
+            holder=holder(),
+            clock=self.clock,
+            archive=self.settings.jobs.at_destruction == "archive",
+        )
+
+    def require_durable(self) -> None:
+        """Refuse to go on with a store that may lose jobs, unless the settings permit it.
+
+        :raises NotDurable: with the reasons.
+        :raises StoreUnavailable: it does not answer.
+        """
+        if not self.settings.redis.durable:
+            return
+        if problems := self.store.check():
+            raise NotDurable("\n".join((*problems, "redis.durable: false permits that")))
+
+
+def build(settings: Settings) -> Services:
+    """The services of one process, on a store that keeps what it acknowledges.
+
+    :raises BadConfig: the settings cannot be used.
+    :raises NotDurable: the store may lose jobs and the settings do not permit that.
+    :raises StoreUnavailable: the store does not answer.
+    """
+    services = Services(settings)
+    services.require_durable()
+    return services

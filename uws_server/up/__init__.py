@@ -1,0 +1,1 @@
+"""``uws-server up``: everything on one machine, as children of one process in the foreground."""

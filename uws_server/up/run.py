@@ -1,0 +1,296 @@
+"""What `up` runs, in which order, and what it says about it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from uws_server import redis_server
+from uws_server.config import Settings
+from uws_server.queue.base import Work
+from uws_server.redis_server import RedisServer
+from uws_server.up.programs import Keeper, Program, Programs
+
+START_SECONDS = 60.0
+STOP_SECONDS = 15.0
+REDIS_STOP_SECONDS = 30.0
+EX_CONFIG = 78
+"""Exit code of a command whose settings cannot be used: starting it again would not help."""
+
+
+class CannotStart(Exception):
+    """`up` gives up; the message says why, log lines of what failed included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What is known once the first request was answered. ``seconds`` since the start of `up`."""
+
+    url: str
+    data: str
+    pid: int
+    redis: str
+    isolation: tuple[str, ...]
+    seconds: float
+
+
+@contextlib.contextmanager
+def only_one(data: Path) -> Iterator[None]:
+    """Refuse a second `up` on a data directory.
+
+    :raises CannotStart: there is one.
+    """
+    data.mkdir(parents=True, exist_ok=True)
+    with (data / "up.lock").open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            pid = stream.read().strip()
+            who = f", process {pid}," if pid else ""
+            raise CannotStart(f"another `uws-server up`{who} already uses {data}") from None
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        yield
+
+
+def running(data: Path) -> Path | None:
+    """The settings of the `up` that runs on a data directory now, None when there is none."""
+    try:
+        with (data / "up.lock").open(encoding="utf-8") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return data / "run" / "settings.json"
+    except OSError:
+        pass
+    return None
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The listening socket. It is made here so that a restarted web server loses no connection.
+
+    :raises CannotStart: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(4096)
+    except OSError as error:
+        listener.close()
+        raise CannotStart(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    return listener
+
+
+class Up:
+    """One run of everything, from start to stop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        isolation: Callable[[], tuple[str, ...]],
+        on_ready: Callable[[Ready], None],
+        verbose: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._isolation = isolation
+        self._on_ready = on_ready
+        self._verbose = verbose
+        self._begin = time.monotonic()
+        self._interrupts = 0
+
+    def run(self) -> int:
+        """Run until SIGINT or SIGTERM; returns the exit code.
+
+        :raises CannotStart: something needed does not start.
+        :raises NoRedis: there is no Redis to run.
+        """
+        data = self._settings.data.absolute()
+        with only_one(data), listen(self._settings.web.host, self._settings.web.port) as listener:
+            return asyncio.run(self._main(data, listener))
+
+    async def _main(self, data: Path, listener: socket.socket) -> int:
+        self._programs = Programs(self._report)
+        self._stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._interrupt)
+        redis: Keeper | None = None
+        server: RedisServer | None = None
+        try:
+            settings = self._settings
+            if not settings.redis.url:
+                server = redis_server.prepare(data, redis_server.find(settings.redis.program))
+                redis = await self._start_redis(server)
+            if not self._stop.is_set():
+                await self._start_others(self._resolve(data, listener, server), listener)
+        finally:
+            await self._end(redis)
+        return 130 if self._interrupts > 1 else 0
+
+    async def _start_redis(self, server: RedisServer) -> Keeper:
+        lock = redis_server.lock(server)  # held by us, and by each Redis that we start
+        program = Program(
+            "redis",
+            server.command,
+            _environment(),
+            descriptors=(lock,),
+            quiet=not self._verbose,
+            orphaned=signal.SIGTERM,
+        )
+        keeper = self._programs.start(program)
+
+        async def answers() -> bool:
+            return server.answers()
+
+        await self._wait_for(answers, [keeper])
+        return keeper
+
+    def _resolve(self, data: Path, listener: socket.socket, server: RedisServer | None) -> Path:
+        """Write down the settings as they have turned out, for all children alike."""
+        settings = self._settings
+        web = settings.web.model_copy(update={"port": listener.getsockname()[1]})
+        redis = settings.redis.model_copy(update={"url": server.url} if server else {})
+        self._settings = settings.model_copy(update={"data": data, "web": web, "redis": redis})
+        self._settings.secret()
+        run = data / "run"
+        run.mkdir(exist_ok=True)
+        run.chmod(0o700)
+        path = run / "settings.json"
+        path.write_text(self._settings.to_json(), encoding="utf-8")
+        return path
+
+    async def _start_others(self, settings: Path, listener: socket.socket) -> None:
+        environment = {**_environment(), "UWS_CONFIG": str(settings), "PYTHONUNBUFFERED": "1"}
+
+        def start(name: str, *words: str, descriptors: tuple[int, ...] = ()) -> Keeper:
+            command = (sys.executable, "-P", "-m", "uws_server.cli", *words)
+            return self._programs.start(Program(name, command, environment, descriptors))
+
+        descriptor = listener.fileno()
+        keepers = [start("web", "web", "--descriptor", str(descriptor), descriptors=(descriptor,))]
+        for site, settled in self._settings.sites.items():
+            for work, count in ((Work.START, settled.start_workers), (Work.STOP, settled.stop_workers)):
+                for number in range(count):
+                    name = f"{work.value}-{site}" + (f"-{number + 1}" if count > 1 else "")
+                    keepers.append(start(name, "worker", "--site", site, "--queue", work.value))
+            keepers.append(start(f"watch-{site}", "watch", "--site", site))
+        keepers.append(start("reconcile", "reconcile"))
+        isolation = self._isolation()
+        await self._wait_for(self._healthy, keepers)
+        if not self._stop.is_set():
+            self._on_ready(self._ready(isolation))
+        await self._stop.wait()
+
+    def _ready(self, isolation: tuple[str, ...]) -> Ready:
+        return Ready(
+            url=self._settings.web.base_url or self._settings.agent_url,
+            data=str(self._settings.data),
+            pid=os.getpid(),
+            redis=self._settings.redis.url,
+            isolation=isolation,
+            seconds=round(time.monotonic() - self._begin, 3),
+        )
+
+    async def _healthy(self) -> bool:
+        """Whether a request is answered with success."""
+        host, port = self._settings.web.host, self._settings.web.port
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        try:
+            async with asyncio.timeout(10):
+                reader, writer = await asyncio.open_connection(host, port)
+                try:
+                    writer.write(
+                        f"GET /health HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode()
+                    )
+                    status = await reader.readline()
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return False
+        return status.split(b" ")[1:2] == [b"200"]
+
+    async def _wait_for(self, holds: Callable[[], Awaitable[bool]], keepers: list[Keeper]) -> None:
+        """Poll until something holds, or we are to stop.
+
+        :raises CannotStart: one of the programs keeps dying, or it takes too long.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while not self._stop.is_set():
+            if await self._unless_stopped(holds()):
+                return
+            for keeper in keepers:
+                if keeper.failures >= 3 or (keeper.failures and keeper.exit_code == EX_CONFIG):
+                    lines = "\n".join(f"  {line}" for line in keeper.tail)
+                    raise CannotStart(f"{keeper.program.name} does not start\n{lines}".rstrip())
+            if time.monotonic() > deadline:
+                raise CannotStart(f"not ready after {START_SECONDS:g} s")
+            await asyncio.sleep(0.01)
+
+    async def _unless_stopped(self, question: Awaitable[bool]) -> bool:
+        asked = asyncio.ensure_future(question)
+        stopped = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((asked, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if asked.done():
+            return asked.result()
+        asked.cancel()
+        return False
+
+    async def _end(self, redis: Keeper | None) -> None:
+        """Stop everything that talks to Redis, then Redis."""
+        others = [keeper for keeper in self._programs.keepers if keeper is not redis]
+        await self._programs.stop(others, STOP_SECONDS)
+        if redis is not None:
+            await self._programs.stop([redis], REDIS_STOP_SECONDS)
+        await self._programs.finish()
+
+    def _interrupt(self) -> None:
+        self._interrupts += 1
+        self._stop.set()
+        if self._interrupts > 1:
+            self._programs.kill()
+
+    def _report(self, name: str, line: str) -> None:
+        sys.stderr.write(log_line(name, line, self._settings.log.format) + "\n")
+        sys.stderr.flush()
+
+
+def log_line(name: str, line: str, form: str) -> str:
+    """A child's line as `up` writes it: with the program's name, and as JSON where that is wanted."""
+    if form == "text":
+        return f"{name:<12} | {line}"
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        entry = None
+    if not isinstance(entry, dict):
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        entry = {"time": now, "level": "info", "message": line}
+    return json.dumps({"process": name, **entry})
+
+
+def ready_json(ready: Ready) -> str:
+    """The line for scripts."""
+    return json.dumps(asdict(ready))
+
+
+def _environment() -> dict[str, str]:
+    """Ours without our settings: children read those from one file."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("UWS_")}
+
+

@@ -1,0 +1,59 @@
+"""How gunicorn runs the web processes. It reads this module by name; the settings decide.
+
+Only parsing and limits stand here. The patching of the standard library for greenlets is the worker
+class's, in each process after the fork; nothing of ours is imported before it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+from typing import Protocol
+
+from uws_server import logs
+from uws_server.config import load
+
+
+class Arbiter(Protocol):
+    """The part of gunicorn's arbiter that is used here; gunicorn has no types."""
+
+    pid: int
+
+
+_settings = load()
+_host = f"[{_settings.web.host}]" if ":" in _settings.web.host else _settings.web.host
+_PR_SET_PDEATHSIG = 1
+
+wsgi_app = "uws_server.web.entry:app"
+bind = [f"{_host}:{_settings.web.port}"]
+backlog = 4096
+workers = _settings.web.workers
+worker_class = "gevent"
+worker_connections = _settings.web.connections
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108  a file without a name
+timeout = 60
+graceful_timeout = _settings.web.stop_seconds
+keepalive = _settings.web.idle_seconds
+limit_request_line = _settings.limits.request_line
+limit_request_fields = _settings.limits.header_fields
+limit_request_field_size = _settings.limits.header_field
+control_socket_disable = True
+accesslog = None
+errorlog = "-"
+logconfig_dict = logs.dictionary(_settings.log.format, _settings.log.level)
+
+
+def on_starting(_server: Arbiter) -> None:
+    """Permit as many open connections as the system does: each parked request is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def post_fork(server: Arbiter, _worker: object) -> None:
+    """A web process ends with its arbiter, also when that one is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != server.pid:
+        sys.exit(0)
