@@ -1,0 +1,120 @@
+"""Template + job → run spec. Pure: the same job gives the same run spec on every worker."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from job_templates.definition import NOTEBOOK_PATH
+from job_templates.given import OWN_OBJECT, ReadUpload
+from job_templates.schema import Template
+from job_templates.staging import INPUTS
+from uws_server.domain.job import Job
+from uws_server.domain.runspec import Input, Limits, Output, RunSpec
+
+KERNEL = "kernel"
+"""The parameter of a notebook service that names the kernel; the notebook does not see it."""
+
+_PLACE = re.compile(r"\{value:([A-Za-z0-9_]+)\}")
+
+_NOTEBOOK_COMMAND = (
+    "{python}",
+    "-m",
+    "runners.notebook",
+    INPUTS + NOTEBOOK_PATH,
+    "--parameters",
+    "{parameters}",
+    "--outputs",
+    "{outputs}",
+)
+
+
+def render(template: Template, job: Job, read_upload: ReadUpload | None = None) -> RunSpec:
+    """What a runner is to do for the job's current attempt.
+
+    Without ``read_upload`` the ``p.NAME`` of an uploaded notebook stay text and the command says so
+    (``--text NAME``); the notebook runner then types them, as it does for a notebook that comes by URL.
+
+    :raises BadRequest: the job does not suit the template, which may have changed since it was created.
+    """
+    values = template.check(job.parameters, read_upload)
+    parameters = values
+    command: tuple[str, ...]
+    if template.kind == "notebook":
+        command, parameters = _notebook(template, job, values, read_upload)
+    else:
+        words = values | {
+            kind.name: kind.means.get(values[kind.name], values[kind.name])
+            for kind in template.parameters
+            if kind.means and kind.name in values
+        }
+        command = tuple(text for item in template.command for text in _filled(item, words))
+    resources = template.resources_of(job.parameters)
+    return RunSpec(
+        job_id=job.id,
+        attempt=job.attempt,
+        service=template.name,
+        kind=template.kind,
+        command=command,
+        image=None if template.image is None else "".join(_filled(template.image, values)),
+        environment=_environment(template, values),
+        parameters=parameters,
+        inputs=_inputs(template, job),
+        outputs=tuple(
+            Output(id=output.id, glob=output.glob, media_type=output.media_type, required=output.required)
+            for output in template.all_outputs
+        ),
+        resources=resources,
+        limits=Limits(
+            duration=job.duration, log_bytes=template.resources.log, output_bytes=resources.disk_bytes
+        ),
+    )
+
+
+def _notebook(
+    template: Template, job: Job, values: Mapping[str, Any], read_upload: ReadUpload | None
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    command = [*_NOTEBOOK_COMMAND]
+    if KERNEL in values:
+        command += ["--kernel", values[KERNEL]]
+    bringer = template.notebook_parameter
+    if bringer is None:
+        return tuple(command), {name: value for name, value in values.items() if name != KERNEL}
+    uploaded = any(one.upload and template.find(one.name) == bringer for one in job.parameters)
+    if not (uploaded and read_upload):
+        for name in template.texts(job.parameters):
+            command += ["--text", name]
+    return tuple(command), values[OWN_OBJECT]
+
+
+def _inputs(template: Template, job: Job) -> tuple[Input, ...]:
+    files = tuple(file.input for file in template.staged(job.parameters))
+    if template.content is None:
+        return files
+    shipped = Input(path=NOTEBOOK_PATH, source=f"inline:{template.notebook}", content=template.content)
+    return (shipped, *files)
+
+
+def _environment(template: Template, values: Mapping[str, Any]) -> dict[str, str]:
+    environment = {name: "".join(_filled(text, values)) for name, text in template.environment.items()}
+    for kind in template.parameters:
+        if kind.type == "environment":
+            environment |= values.get(kind.name, {})
+    return environment
+
+
+def _filled(item: str, values: Mapping[str, Any]) -> list[str]:
+    """A command item with its values: none for one that is absent, several for a list."""
+    whole = _PLACE.fullmatch(item)
+    if whole is None:
+        return [_PLACE.sub(lambda match: _text(values.get(match[1], "")), item)]
+    value = values.get(whole[1])
+    if value is None:
+        return []
+    return [_text(one) for one in value] if isinstance(value, list) else [_text(value)]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
