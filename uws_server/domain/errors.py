@@ -1,15 +1,15 @@
 """What can be wrong with a request, each with the one sentence that the client is told.
 
-    Refused
-    ├── BadRequest        400  cannot be understood: a value, a parameter
-    ├── Unauthenticated   401  nobody may do this without saying who they are
-    ├── Forbidden         403  not by this caller, or not in this phase
-    ├── NotFound          404  no such service, job, parameter, result
-    ├── TooLarge          413
-    ├── WrongType         415
-    ├── Conflict          409  an Idempotency-Key used for something else, a fenced-off attempt
-    ├── TooMany           429  with `retry_after` seconds
-    └── Unavailable       503  with `retry_after` seconds: Redis or the object store does not answer
+Refused
+├── BadRequest        400  cannot be understood: a value, a parameter
+├── Unauthenticated   401  nobody may do this without saying who they are
+├── Forbidden         403  not by this caller, or not in this phase
+├── NotFound          404  no such service, job, parameter, result
+├── TooLarge          413
+├── WrongType         415
+├── Conflict          409  an Idempotency-Key used for something else, a fenced-off attempt
+├── TooMany           429  with `retry_after` seconds
+└── Unavailable       503  with `retry_after` seconds: Redis or the object store does not answer
 """
 
 from __future__ import annotations

@@ -8,12 +8,31 @@ before), or raises `Forbidden` when a client asks for what the present phase doe
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, assert_never
+from typing import Any, Protocol
 
 from uws_server.domain.errors import Forbidden
 from uws_server.domain.instants import Instant
 from uws_server.domain.job import ErrorSummary, Job, Parameter, Result, Workload
 from uws_server.domain.phase import ABORTABLE, FINISHED, UNSTARTED, Phase, allows
+
+LogSizes = tuple[int, int] | None
+"""Bytes of stdout and of stderr."""
+
+
+class Event(Protocol):
+    """Something that happened, or is wished for."""
+
+    def after(self, job: Job, now: Instant) -> Job:
+        """The job after this event; see `advance`."""
+
+
+def advance(job: Job, event: Event, now: Instant) -> Job:
+    """The job after the event; the same object when it changes nothing.
+
+    :raises Forbidden: the phase does not permit what the client wishes (UWS-06).
+    """
+    return event.after(job, now)
+
 
 # -- wishes of a client or operator ------------------------------------------------------------
 
@@ -26,12 +45,36 @@ class RunRequested:
     cpu_milli: int
     memory_bytes: int
 
+    def after(self, job: Job, now: Instant) -> Job:
+        """QUEUED, in line (UWS-25)."""
+        if job.phase not in UNSTARTED:
+            raise Forbidden(f"a job in phase {job.phase} cannot be run; only PENDING and HELD ones can")
+        return _to(
+            job,
+            Phase.QUEUED,
+            queued=now,
+            site=self.site,
+            cpu_milli=self.cpu_milli,
+            memory_bytes=self.memory_bytes,
+            workload=Workload.WAITING,
+            attempt=max(job.attempt, 1),
+            reason="",
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class AbortRequested:
     """``PHASE=ABORT``. Said again of an aborted job it changes nothing (UWS-26)."""
 
     reason: str = ""
+
+    def after(self, job: Job, now: Instant) -> Job:
+        """ABORTED at once; the workload's end follows."""
+        if job.phase is Phase.ABORTED:
+            return job
+        if job.phase not in ABORTABLE:
+            raise Forbidden(f"a job in phase {job.phase} cannot be aborted")
+        return _to(job, Phase.ABORTED, ended=now, workload=_ending(job), reason=self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +83,24 @@ class ParametersPut:
 
     parameters: tuple[Parameter, ...]
 
+    def after(self, job: Job, now: Instant) -> Job:
+        """The same phase with other parameters."""
+        if job.phase is not Phase.PENDING:
+            raise Forbidden(f"parameters can be changed while a job is PENDING, not in {job.phase}")
+        return _next(job, parameters=merged(job.parameters, self.parameters))
+
 
 @dataclass(frozen=True, slots=True)
 class DurationChanged:
     """Another execution duration, in seconds; until a worker has taken the job."""
 
     seconds: int
+
+    def after(self, job: Job, now: Instant) -> Job:
+        """The same phase with another duration."""
+        if job.phase.final or job.workload.holds_slot or job.started is not None:
+            raise Forbidden("the execution duration can be changed only until the job starts")
+        return _next(job, duration=self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +109,33 @@ class DestructionChanged:
 
     at: Instant
 
+    def after(self, job: Job, now: Instant) -> Job:
+        """The same phase with another destruction time."""
+        if job.phase is Phase.ARCHIVED:
+            raise Forbidden("the job is ARCHIVED; its destruction time has passed")
+        return _next(job, destruction=self.at)
+
 
 @dataclass(frozen=True, slots=True)
 class DeleteRequested:
     """DELETE: the job vanishes at once; what runs of it is stopped first and then cleared away."""
 
+    def after(self, job: Job, now: Instant) -> Job:
+        """A hidden tombstone; its destruction time says when it was deleted."""
+        if job.deleted:
+            return job
+        return _next(job, deleted=True, destruction=now, workload=_ending(job))
+
 
 @dataclass(frozen=True, slots=True)
 class Archived:
     """The destruction time has come and results are gone (UWS-16)."""
+
+    def after(self, job: Job, now: Instant) -> Job:
+        """ARCHIVED: metadata only."""
+        if job.phase not in FINISHED or job.workload is not Workload.NONE:
+            return job
+        return _to(job, Phase.ARCHIVED, results=(), logs=None, reason=f"was {job.phase}")
 
 
 # -- what worker and watcher found -----------------------------------------------------------------
@@ -74,6 +147,12 @@ class ClaimLapsed:
 
     attempt: int
 
+    def after(self, job: Job, now: Instant) -> Job:
+        """In line again."""
+        if not _current(job, self.attempt) or job.workload is not Workload.CLAIMED:
+            return job
+        return _next(job, workload=Workload.WAITING)
+
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
@@ -82,12 +161,24 @@ class Postponed:
     attempt: int
     reason: str
 
+    def after(self, job: Job, now: Instant) -> Job:
+        """In line again, with the reason."""
+        if not _current(job, self.attempt) or job.workload is not Workload.CLAIMED:
+            return job
+        return _next(job, workload=Workload.WAITING, reason=self.reason)
+
 
 @dataclass(frozen=True, slots=True)
 class Launched:
     """The site has taken the attempt."""
 
     attempt: int
+
+    def after(self, job: Job, now: Instant) -> Job:
+        """The same phase; a lapsed claim that was good after all leaves the line again."""
+        if not _current(job, self.attempt) or job.workload not in (Workload.CLAIMED, Workload.WAITING):
+            return job
+        return _next(job, workload=Workload.ACTIVE, reason="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +188,12 @@ class Reasoned:
     attempt: int
     reason: str
 
+    def after(self, job: Job, now: Instant) -> Job:
+        """The same phase with the reason."""
+        if not _current(job, self.attempt) or job.phase.final or job.reason == self.reason:
+            return job
+        return _next(job, reason=self.reason)
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -104,6 +201,16 @@ class Started:
 
     attempt: int
     at: Instant
+
+    def after(self, job: Job, now: Instant) -> Job:
+        """EXECUTING, also when it was so in an earlier attempt."""
+        if not _current(job, self.attempt) or job.begun is not None:
+            return job
+        if job.phase is Phase.EXECUTING:
+            return _next(job, begun=self.at, reason="", workload=Workload.ACTIVE)
+        if not allows(job.phase, Phase.EXECUTING):
+            return job
+        return _to(job, Phase.EXECUTING, started=self.at, begun=self.at, reason="", workload=Workload.ACTIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +220,13 @@ class Succeeded:
     attempt: int
     at: Instant
     results: tuple[Result, ...]
-    logs: tuple[int, int] | None
+    logs: LogSizes
+
+    def after(self, job: Job, now: Instant) -> Job:
+        """COMPLETED."""
+        if not _current(job, self.attempt) or not allows(job.phase, Phase.COMPLETED):
+            return job
+        return _ended(self, job, Phase.COMPLETED, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +237,13 @@ class Failed:
     at: Instant
     error: ErrorSummary
     results: tuple[Result, ...]
-    logs: tuple[int, int] | None
+    logs: LogSizes
+
+    def after(self, job: Job, now: Instant) -> Job:
+        """ERROR."""
+        if not _current(job, self.attempt) or not allows(job.phase, Phase.ERROR):
+            return job
+        return _ended(self, job, Phase.ERROR, self.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +253,43 @@ class TimedOut:
     attempt: int
     at: Instant
 
+    def after(self, job: Job, now: Instant) -> Job:
+        """ABORTED; the workload's end follows."""
+        if not _current(job, self.attempt) or not allows(job.phase, Phase.ABORTED):
+            return job
+        reason = f"ran longer than its execution duration of {job.duration} s"
+        return _to(job, Phase.ABORTED, ended=self.at, workload=_ending(job), reason=reason)
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptLost:
     """The infrastructure broke the attempt off, and it is proved ended.
 
-    Up to ``attempts`` there is another one; then the job fails with ``error``.
+    Up to ``attempts`` there is another one; then the job fails with ``error`` and keeps ``results``.
     """
 
     attempt: int
     at: Instant
     error: ErrorSummary
     attempts: int
+    results: tuple[Result, ...] = ()
+    logs: LogSizes = None
+
+    def after(self, job: Job, now: Instant) -> Job:
+        """In line for the next attempt in the same phase (design rule 5a), or ERROR."""
+        if not _current(job, self.attempt) or job.phase.final:
+            return job
+        if self.attempt >= self.attempts:
+            return _ended(self, job, Phase.ERROR, self.error)
+        following = self.attempt + 1
+        return _next(
+            job,
+            attempt=following,
+            workload=Workload.WAITING,
+            begun=None,
+            progress=None,
+            reason=f"attempt {self.attempt} was lost ({self.error.message}); attempt {following} follows",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,155 +298,17 @@ class Gone:
 
     attempt: int
     results: tuple[Result, ...]
-    logs: tuple[int, int] | None
+    logs: LogSizes
 
-
-Event = (
-    RunRequested
-    | AbortRequested
-    | ParametersPut
-    | DurationChanged
-    | DestructionChanged
-    | DeleteRequested
-    | Archived
-    | ClaimLapsed
-    | Postponed
-    | Launched
-    | Reasoned
-    | Started
-    | Succeeded
-    | Failed
-    | TimedOut
-    | AttemptLost
-    | Gone
-)
-
-
-def advance(job: Job, event: Event, now: Instant) -> Job:
-    """The job after the event; the same object when it changes nothing.
-
-    :raises Forbidden: the phase does not permit what the client wishes (UWS-06).
-    """
-    match event:
-        case RunRequested(site, cpu_milli, memory_bytes):
-            if job.phase not in UNSTARTED:
-                raise Forbidden(f"a job in phase {job.phase} cannot be run; only PENDING and HELD ones can")
-            return _to(
-                job,
-                Phase.QUEUED,
-                queued=now,
-                site=site,
-                cpu_milli=cpu_milli,
-                memory_bytes=memory_bytes,
-                workload=Workload.WAITING,
-                attempt=max(job.attempt, 1),
-                reason="",
-            )
-        case AbortRequested(reason):
-            if job.phase is Phase.ABORTED:
-                return job
-            if job.phase not in ABORTABLE:
-                raise Forbidden(f"a job in phase {job.phase} cannot be aborted")
-            return _to(job, Phase.ABORTED, ended=now, workload=_ending(job), reason=reason)
-        case ParametersPut(parameters):
-            if job.phase is not Phase.PENDING:
-                raise Forbidden(f"parameters can be changed while a job is PENDING, not in {job.phase}")
-            return _next(job, parameters=merged(job.parameters, parameters))
-        case DurationChanged(seconds):
-            if job.phase.final or job.workload.holds_slot or job.started is not None:
-                raise Forbidden("the execution duration can be changed only until the job starts")
-            return _next(job, duration=seconds)
-        case DestructionChanged(at):
-            if job.phase is Phase.ARCHIVED:
-                raise Forbidden("the job is ARCHIVED; its destruction time has passed")
-            return _next(job, destruction=at)
-        case DeleteRequested():
-            return _next(job, deleted=True, workload=_ending(job))
-        case Archived():
-            if job.phase not in FINISHED or job.workload is not Workload.NONE:
-                return job
-            return _to(job, Phase.ARCHIVED, results=(), logs=None, reason=f"was {job.phase}")
-        case ClaimLapsed(attempt):
-            if not _current(job, attempt) or job.workload is not Workload.CLAIMED:
-                return job
-            return _next(job, workload=Workload.WAITING)
-        case Postponed(attempt, reason):
-            if not _current(job, attempt) or job.workload is not Workload.CLAIMED:
-                return job
-            return _next(job, workload=Workload.WAITING, reason=reason)
-        case Launched(attempt):
-            if not _current(job, attempt) or job.workload not in (Workload.CLAIMED, Workload.WAITING):
-                return job
-            return _next(job, workload=Workload.ACTIVE, reason="")
-        case Reasoned(attempt, reason):
-            if not _current(job, attempt) or job.phase.final or job.reason == reason:
-                return job
-            return _next(job, reason=reason)
-        case Started(attempt, at):
-            if not _current(job, attempt) or job.begun is not None:
-                return job
-            if job.phase is Phase.EXECUTING:  # a further attempt
-                return _next(job, begun=at, reason="", workload=Workload.ACTIVE)
-            if not allows(job.phase, Phase.EXECUTING):
-                return job
-            return _to(
-                job, Phase.EXECUTING, started=at, begun=at, reason="", workload=Workload.ACTIVE
-            )
-        case Succeeded(attempt, at, results, logs):
-            if not _current(job, attempt) or not allows(job.phase, Phase.COMPLETED):
-                return job
-            return _to(
-                job,
-                Phase.COMPLETED,
-                ended=at,
-                results=results,
-                logs=logs,
-                workload=Workload.NONE,
-                reason="",
-            )
-        case Failed(attempt, at, error, results, logs):
-            if not _current(job, attempt) or not allows(job.phase, Phase.ERROR):
-                return job
-            return _to(
-                job,
-                Phase.ERROR,
-                ended=at,
-                error=error,
-                results=results,
-                logs=logs,
-                workload=Workload.NONE,
-                reason="",
-            )
-        case TimedOut(attempt, at):
-            if not _current(job, attempt) or not allows(job.phase, Phase.ABORTED):
-                return job
-            return _to(
-                job,
-                Phase.ABORTED,
-                ended=at,
-                workload=_ending(job),
-                reason=f"ran longer than its execution duration of {job.duration} s",
-            )
-        case AttemptLost(attempt, at, error, attempts):
-            if not _current(job, attempt) or job.phase.final:
-                return job
-            if attempt >= attempts:
-                return _to(job, Phase.ERROR, ended=at, error=error, workload=Workload.NONE, reason="")
-            return _next(
-                job,
-                attempt=attempt + 1,
-                workload=Workload.WAITING,
-                progress=None,
-                begun=None,
-                reason=f"attempt {attempt} was lost ({error.message}); attempt {attempt + 1} follows",
-            )
-        case Gone(attempt, results, logs):
-            if attempt != job.attempt or job.workload is Workload.NONE:
-                return job
-            if not (job.phase.final or job.deleted):
-                return job
-            return _next(job, workload=Workload.NONE, results=results or job.results, logs=logs or job.logs)
-    assert_never(event)
+    def after(self, job: Job, now: Instant) -> Job:
+        """The same final phase, no longer finalising."""
+        if self.attempt != job.attempt or job.workload is Workload.NONE:
+            return job
+        if not (job.phase.final or job.deleted):
+            return job
+        return _next(
+            job, workload=Workload.NONE, results=self.results or job.results, logs=self.logs or job.logs
+        )
 
 
 def merged(old: tuple[Parameter, ...], new: tuple[Parameter, ...]) -> tuple[Parameter, ...]:
@@ -328,3 +334,18 @@ def _to(job: Job, phase: Phase, **changes: Any) -> Job:
     if not allows(job.phase, phase):
         raise Forbidden(f"a job in phase {job.phase} cannot become {phase}")
     return _next(job, phase=phase, **changes)
+
+
+def _ended(
+    event: Succeeded | Failed | AttemptLost, job: Job, phase: Phase, error: ErrorSummary | None
+) -> Job:
+    return _to(
+        job,
+        phase,
+        ended=event.at,
+        results=event.results,
+        logs=event.logs,
+        error=error,
+        workload=Workload.NONE,
+        reason="",
+    )

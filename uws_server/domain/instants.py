@@ -30,9 +30,9 @@ def to_iso(instant: Instant) -> str:
 
 
 def from_iso(text: str) -> Instant:
-    """Read an instant as clients write it: a year, a date, with or without time, ``T`` or a space, ``Z`` or none.
+    """Read an instant as clients write it: a year or a date, with or without a time after ``T`` or a space.
 
-    No zone means UTC; any other offset is refused (UWS-32). Finer fractions are cut to milliseconds.
+    ``Z`` or no zone means UTC; any other offset is refused (UWS-32). Finer fractions are cut to milliseconds.
 
     :raises ValueError: with a sentence that quotes the text.
     """

@@ -27,7 +27,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter. With an ``upload`` the value is what the client called the content, often its file name."""
+    """One parameter. With an ``upload`` the value is what the client called the content."""
 
     name: str
     value: str

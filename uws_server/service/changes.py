@@ -46,11 +46,14 @@ class Changes:
         :raises Forbidden: `advance` refuses a client's wish.
         :raises FencedOff: ``lease`` has passed on.
         """
+        tried: Job | None = None
         for _ in range(50):
             before = self._store.get(job_id)
             if before is None:
                 raise NotFound(f"there is no job {job_id!r}")
-            after = advance(before, event, self._clock())
+            if before == tried:
+                return before  # it was stored, only the reply was lost
+            after = tried = advance(before, event, self._clock())
             if after is before:
                 return before
             if self._store.change(before, after, lease):
@@ -64,7 +67,10 @@ class Changes:
         if after.workload is was:
             return
         if after.workload is Workload.WAITING:
-            self._queue.wake(after.site)
+            # What comes back to the line (Busy, a lapsed claim) waits for the reconciler's next
+            # round: waking a worker at once would have it turn in circles.
+            if was is not Workload.CLAIMED:
+                self._queue.wake(after.site)
         elif after.workload is Workload.STOPPING:
             self._queue.stop(after.site)
         elif was.holds_slot and self._store.waiting(after.site):

@@ -107,7 +107,9 @@ class Door:
         try:
             return Link("PUT", self._objects.sign("PUT", key, seconds, wanted.size))
         except ValueError as error:
-            raise BadRequest(f"{wanted.name[:80]!r} is no name for what an attempt may store: {error}") from None
+            raise BadRequest(
+                f"{wanted.name[:80]!r} is no name for what an attempt may store: {error}"
+            ) from None
 
     def progress(self, token: str, done: int, of: int) -> None:
         """Note how far the attempt is."""
@@ -152,7 +154,11 @@ def read_manifest(manifest: Mapping[str, Any]) -> tuple[tuple[Result, ...], tupl
     try:
         results = tuple(
             Result(
-                str(item["id"]), str(item["name"]), int(item["size"]), str(item["media_type"]), str(item["sha256"])
+                str(item["id"]),
+                str(item["name"]),
+                int(item["size"]),
+                str(item["media_type"]),
+                str(item["sha256"]),
             )
             for item in manifest["results"]
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from job_templates.catalog import Catalog
+
 from job_templates.schema import Template
 from uws_server.domain.caller import Caller
 from uws_server.domain.errors import BadRequest, Conflict, Forbidden, NotFound, TooLarge
@@ -171,7 +172,8 @@ class Jobs:
         for parameter in parameters:
             if len(parameter.name) > self.limits.name_chars:
                 raise BadRequest(
-                    f"the parameter name {parameter.name[:40]!r}… is longer than {self.limits.name_chars} characters"
+                    f"the parameter name {parameter.name[:40]!r}… is longer than "
+                    f"{self.limits.name_chars} characters"
                 )
             total += len(parameter.value)
         if total > self.limits.value_bytes:
@@ -208,7 +210,8 @@ class Jobs:
                 ) from None
             stored[canonical] = Upload(entry.size, digest.hexdigest(), content.media_type)
         return tuple(
-            replace(parameter, upload=stored.get(parameter.name, parameter.upload)) for parameter in parameters
+            replace(parameter, upload=stored.get(parameter.name, parameter.upload))
+            for parameter in parameters
         )
 
     def _upload(self, job: Job, name: str) -> bytes:

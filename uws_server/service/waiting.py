@@ -62,10 +62,8 @@ class Waiting:
             while job.phase is arrival and not self._stopped:
                 if not lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
                     return check(self._store.get(job_id))
-                if parked.job is None:  # woken without news: the reader had lost the stream
-                    job = check(self._store.get(job_id))
-                else:
-                    job = check(parked.job)
+                # Woken without news, the reader had lost the stream.
+                job = check(parked.job or self._store.get(job_id))
                 if job.phase is arrival and not self._stopped:
                     self._leave(job_id, lock)
                     parked = self._park(job_id, lock)

@@ -114,6 +114,9 @@ class JobStore(Protocol):
         Unless `create` follows, the id is due for CLEARANCE at ``until``.
         """
 
+    def unreserve(self, job_id: str) -> None:
+        """Take back what `reserve` noted."""
+
     def remove(self, job_id: str) -> None:
         """Forget a deleted job, or a reserved id, for good."""
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from urllib.parse import quote
 
 from uws_server.domain.instants import Instant
 from uws_server.domain.job import Job, Workload
@@ -27,7 +28,8 @@ class MemoryStore:
         self._keys: dict[tuple[str, str, str], tuple[str, str]] = {}
         self._clearance: dict[str, Instant] = {}
         self._claims: dict[str, Instant] = {}
-        self._served: dict[tuple[str, str], Instant] = {}
+        self._served: dict[tuple[str, str], int] = {}
+        self._turn = 0
         self._leases: dict[str, tuple[Lease, Instant]] = {}
         self._fence = 0
         self._events: list[JobEvent] = []
@@ -93,8 +95,6 @@ class MemoryStore:
         self._jobs[after.id] = after
         if after.workload is not Workload.CLAIMED:
             self._claims.pop(after.id, None)
-        if after.workload is Workload.WAITING:
-            self._served.setdefault((after.site, after.owner), after.queued or after.created)
         if after.deleted and not (before and before.deleted):
             self._clearance[after.id] = 0
         if before is None or before.phase is not after.phase or before.deleted != after.deleted:
@@ -118,6 +118,11 @@ class MemoryStore:
         with self._guard:
             self._clearance[job_id] = until
 
+    def unreserve(self, job_id: str) -> None:
+        """See `JobStore.unreserve`."""
+        with self._guard:
+            self._clearance.pop(job_id, None)
+
     def remove(self, job_id: str) -> None:
         """See `JobStore.remove`."""
         with self._guard:
@@ -139,12 +144,15 @@ class MemoryStore:
                     head = heads.setdefault(job.owner, job)
                     if (job.queued, job.id) < (head.queued, head.id):
                         heads[job.owner] = job
-            for owner in sorted(heads, key=lambda owner: (self._served.get((site, owner), 0), owner)):
+            for owner in sorted(
+                heads, key=lambda owner: (self._served.get((site, owner), 1), quote(owner, safe=""))
+            ):
                 job = heads[owner]
                 if job.cpu_milli <= cpu and job.memory_bytes <= memory:
                     self._jobs[job.id] = replace(job, workload=Workload.CLAIMED, version=job.version + 1)
                     self._claims[job.id] = self._clock() + int(seconds * 1000)
-                    self._served[site, owner] = self._clock()
+                    self._turn += 1
+                    self._served[site, owner] = self._turn + 1
                     return job.id
             return None
 
@@ -160,7 +168,9 @@ class MemoryStore:
         """See `JobStore.due`."""
         with self._guard:
             times = self._times(what, site)
-        return sorted((job_id for job_id, at in times.items() if at <= now), key=lambda i: (times[i], i))[:limit]
+        return sorted((job_id for job_id, at in times.items() if at <= now), key=lambda i: (times[i], i))[
+            :limit
+        ]
 
     def next_due(self) -> Instant | None:
         """See `JobStore.next_due`."""
@@ -226,7 +236,7 @@ class MemoryStore:
 
     def events(self, after: str, timeout: float) -> list[JobEvent]:
         """See `JobStore.events`."""
-        seen = int(after.split("-")[0]) if after else 0
+        seen = int(after.split("-", maxsplit=1)[0]) if after else 0
         with self._guard:
             self._guard.wait_for(lambda: len(self._events) > seen, timeout)
             return self._events[seen:]

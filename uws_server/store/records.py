@@ -95,7 +95,9 @@ def outcome(job: Job) -> str:
     return json.dumps(content, separators=(",", ":")) if content else ""
 
 
-def job(job_id: str, written: dict[str, str], spec_text: str | None = None, outcome_text: str | None = None) -> Job:
+def job(
+    job_id: str, written: dict[str, str], spec_text: str | None = None, outcome_text: str | None = None
+) -> Job:
     """Read a job.
 
     :raises Unreadable: naming the job and what is wrong with its record.

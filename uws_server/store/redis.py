@@ -5,7 +5,8 @@ Keys, all below ``uws:``:
     j:{id} s:{id} o:{id}         hash, spec and outcome of a job (see `records`)
     l:{service}:{owner}:{phase}  ids by creation: what lists are made of
     w:{site}:{owner}             a waiting line: ids by when they were queued
-    e:{site}                     owners with a waiting line, by when they were last served
+    e:{site}                     owners with a waiting line, by the turn they last had
+    t:{site} turn:{site}         the last turn of every owner, and the counter of turns
     u:{site}                     use of the site: attempts, cpu, memory
     due:…                        the time-ordered indexes of `Due`
     i:{digest}                   idempotency keys
@@ -73,8 +74,8 @@ def _outcome(job_id: str) -> str:
     return f"{_PREFIX}o:{job_id}"
 
 
-def _list(job: Job) -> str | None:
-    return None if job.deleted else _list_of(job.service, job.owner, job.phase)
+def _list(job: Job | None) -> str | None:
+    return None if job is None or job.deleted else _list_of(job.service, job.owner, job.phase)
 
 
 def _list_of(service: str, owner: str, phase: Phase) -> str:
@@ -97,60 +98,60 @@ def _due(what: Due, site: str = "") -> str:
     return f"{_PREFIX}due:{what.value}:{site}" if what is Due.STOP else f"{_PREFIX}due:{what.value}"
 
 
-def _deadline(job: Job) -> Instant | None:
-    if job.phase is not Phase.EXECUTING or job.begun is None or not job.duration:
+def _deadline(job: Job | None) -> Instant | None:
+    if job is None or job.phase is not Phase.EXECUTING or job.begun is None or not job.duration:
         return None
     return job.begun + job.duration * 1000
 
 
 def _moves(before: Job | None, after: Job) -> Iterator[Command]:
-    """The commands that bring the indexes from ``before`` to ``after``."""
-    job_id = after.id
-    was, now = _list(before) if before else None, _list(after)
+    """The commands that bring the indexes from ``before`` to ``after``, and tell of it."""
+    was, now = _list(before), _list(after)
     if was != now:
         if was:
-            yield "ZREM", was, job_id
+            yield "ZREM", was, after.id
         if now:
-            yield "ZADD", now, after.created, job_id
-
-    waited = before is not None and before.workload is Workload.WAITING
-    waits = after.workload is Workload.WAITING
-    if waited and not waits and before is not None:
-        yield "ZREM", _line(before), job_id  # `claim` clears away an owner with an empty line
-    if waits and not waited:
-        yield "ZADD", _line(after), after.queued or after.created, job_id
-        yield "ZADD", _owners(after.site), "NX", after.queued or after.created, quote(after.owner, safe="")
-
-    held = before is not None and before.workload.holds_slot
-    if held != after.workload.holds_slot:
-        sign = -1 if held else 1
-        yield "HINCRBY", _use(after.site), "jobs", sign
-        yield "HINCRBY", _use(after.site), "cpu", sign * after.cpu_milli
-        yield "HINCRBY", _use(after.site), "memory", sign * after.memory_bytes
-    if before is not None and before.workload is Workload.CLAIMED and after.workload is not Workload.CLAIMED:
-        yield "ZREM", _due(Due.CLAIM), job_id
-    stopped = before is not None and before.workload is Workload.STOPPING
-    if (after.workload is Workload.STOPPING) != stopped:
-        if stopped:
-            yield "ZREM", _due(Due.STOP, after.site), job_id
-        else:
-            yield "ZADD", _due(Due.STOP, after.site), after.ended or after.created, job_id
-
+            yield "ZADD", now, after.created, after.id
+    workload = before.workload if before else Workload.NONE
+    if workload is not after.workload:
+        yield from _leaving(workload, before or after)
+        yield from _entering(workload, after)
     for what, then, at in (
         (Due.DESTRUCTION, _destruction(before), _destruction(after)),
-        (Due.DEADLINE, _deadline(before) if before else None, _deadline(after)),
+        (Due.DEADLINE, _deadline(before), _deadline(after)),
     ):
         if then != at:
-            yield ("ZREM", _due(what), job_id) if at is None else ("ZADD", _due(what), at, job_id)
+            yield ("ZREM", _due(what), after.id) if at is None else ("ZADD", _due(what), at, after.id)
     if after.deleted and not (before and before.deleted):
-        yield "ZADD", _due(Due.CLEARANCE), 0, job_id
-
-    kind = _kind(before, after)
-    if kind:
+        yield "ZADD", _due(Due.CLEARANCE), 0, after.id
+    if kind := _kind(before, after):
         yield (
-            *("XADD", _EVENTS, "MAXLEN", "~", _EVENTS_KEPT, "*", "j", job_id),
+            *("XADD", _EVENTS, "MAXLEN", "~", _EVENTS_KEPT, "*", "j", after.id),
             *("p", "" if after.deleted else after.phase, "o", after.owner, "s", after.service, "k", kind),
         )
+
+
+def _leaving(workload: Workload, job: Job) -> Iterator[Command]:
+    if workload is Workload.WAITING:
+        yield "ZREM", _line(job), job.id  # `claim` clears away an owner with an empty line
+    elif workload is Workload.CLAIMED:
+        yield "ZREM", _due(Due.CLAIM), job.id
+    elif workload is Workload.STOPPING:
+        yield "ZREM", _due(Due.STOP, job.site), job.id
+
+
+def _entering(workload: Workload, job: Job) -> Iterator[Command]:
+    if job.workload is Workload.WAITING:
+        since = job.queued or job.created
+        yield "ZADD", _line(job), since, job.id
+        yield "ZADD", _owners(job.site), "NX", 0, quote(job.owner, safe="")
+    elif job.workload is Workload.STOPPING:
+        yield "ZADD", _due(Due.STOP, job.site), job.ended or job.created, job.id
+    if job.workload.holds_slot != workload.holds_slot:
+        sign = 1 if job.workload.holds_slot else -1
+        yield "HINCRBY", _use(job.site), "jobs", sign
+        yield "HINCRBY", _use(job.site), "cpu", sign * job.cpu_milli
+        yield "HINCRBY", _use(job.site), "memory", sign * job.memory_bytes
 
 
 def _destruction(job: Job | None) -> Instant | None:
@@ -273,9 +274,7 @@ class RedisStore:
         created, job_id = selection.before or ("", "")
         highest = created if selection.before else "+inf"
         with _reached():
-            found = self._select(
-                keys, [f"{_PREFIX}j:", selection.limit, lowest, highest, created, job_id]
-            )
+            found = self._select(keys, [f"{_PREFIX}j:", selection.limit, lowest, highest, created, job_id])
         jobs = []
         for found_id, flat in zip(found[::2], found[1::2], strict=True):
             if flat:
@@ -299,6 +298,11 @@ class RedisStore:
         with _reached():
             self.client.zadd(_due(Due.CLEARANCE), {job_id: until})
 
+    def unreserve(self, job_id: str) -> None:
+        """See `JobStore.unreserve`."""
+        with _reached():
+            self.client.zrem(_due(Due.CLEARANCE), job_id)
+
     def remove(self, job_id: str) -> None:
         """See `JobStore.remove`."""
         with _reached(), self.client.pipeline() as pipe:
@@ -311,13 +315,20 @@ class RedisStore:
 
     def claim(self, site: str, capacity: Capacity, seconds: float) -> str | None:
         """See `JobStore.claim`."""
-        keys = [_owners(site), _use(site), _due(Due.CLAIM)]
-        words = [
-            *(f"{_PREFIX}w:{site}:", f"{_PREFIX}j:", capacity.jobs, capacity.cpu_milli, capacity.memory_bytes),
+        keys = [_owners(site), _use(site), _due(Due.CLAIM), f"{_PREFIX}t:{site}", f"{_PREFIX}turn:{site}"]
+        words: list[str | int] = [
+            *(
+                f"{_PREFIX}w:{site}:",
+                f"{_PREFIX}j:",
+                capacity.jobs,
+                capacity.cpu_milli,
+                capacity.memory_bytes,
+            ),
             *(int(seconds * 1000), _OWNERS_LOOKED_AT),
         ]
         with _reached():
-            return self._claim(keys, words)
+            claimed: str | None = self._claim(keys, words)
+        return claimed
 
     def report(self, job_id: str, attempt: int, done: int, of: int) -> None:
         """See `JobStore.report`."""
@@ -327,10 +338,8 @@ class RedisStore:
     def due(self, what: Due, now: Instant, site: str = "", limit: int = 100) -> list[str]:
         """See `JobStore.due`."""
         with _reached():
-            found: list[str] = self.client.zrange(
-                _due(what, site), "-inf", now, byscore=True, offset=0, num=limit
-            )
-        return found
+            found = self.client.zrange(_due(what, site), "-inf", now, byscore=True, offset=0, num=limit)
+        return [str(job_id) for job_id in found]
 
     def next_due(self) -> Instant | None:
         """See `JobStore.next_due`."""
@@ -367,9 +376,7 @@ class RedisStore:
         if not answer:
             return []
         entries = answer[0][1] if isinstance(answer, list) else answer[_EVENTS][0]
-        return [
-            JobEvent(entry_id, e["j"], e["o"], e["s"], e["p"], e["k"]) for entry_id, e in entries
-        ]
+        return [JobEvent(entry_id, e["j"], e["o"], e["s"], e["p"], e["k"]) for entry_id, e in entries]
 
     def last_event(self) -> str:
         """See `JobStore.last_event`."""
@@ -399,5 +406,3 @@ class RedisStore:
         if policy != "noeviction":
             problems.append(f"maxmemory-policy is {policy}, not noeviction: Redis may throw jobs away")
         return problems
-
-

@@ -1,0 +1,97 @@
+"""What a worker does when it is woken: start what waits at its site, stop what is to end.
+
+Both return as soon as nothing is left to do; a worker never waits for a job to finish.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from job_templates.catalog import Catalog
+from job_templates.render import render
+
+from runners.base import Busy, Runner
+from uws_server.domain.errors import Refused
+from uws_server.domain.events import Failed, Launched, Postponed, Reasoned
+from uws_server.domain.instants import Instant
+from uws_server.domain.job import ErrorSummary, Job, Workload
+from uws_server.service.changes import Changes
+from uws_server.service.door import agent_token
+from uws_server.store.base import Capacity, Due, JobStore
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Starts and stops attempts at one site.
+
+    Cost of one start: claim, read, the runner's own work, and one change (2 Redis calls).
+    """
+
+    def __init__(
+        self,
+        *,
+        site: str,
+        capacity: Capacity,
+        claim_seconds: float,
+        store: JobStore,
+        changes: Changes,
+        catalog: Catalog,
+        runner: Runner,
+        agent_url: str,
+        secret: bytes,
+        clock: Callable[[], Instant],
+    ) -> None:
+        self._site = site
+        self._capacity = capacity
+        self._claim_seconds = claim_seconds
+        self._store = store
+        self._changes = changes
+        self._catalog = catalog
+        self._runner = runner
+        self._agent_url = agent_url
+        self._secret = secret
+        self._clock = clock
+
+    def start_waiting(self) -> None:
+        """Claim and start jobs until none is left that fits, or the site takes no more."""
+        while (job_id := self._store.claim(self._site, self._capacity, self._claim_seconds)) is not None:
+            job = self._store.get(job_id)
+            if job is not None and job.workload is Workload.CLAIMED and not self._start(job):
+                return
+
+    def _start(self, job: Job) -> bool:
+        """Whether the site may take more."""
+        try:
+            spec = render(self._catalog.get(job.service), job)
+        except Refused as error:
+            # The template has changed or gone since the job was checked.
+            summary = ErrorSummary(f"the job can no longer be started: {error}", transient=False)
+            self._changes.apply(job.id, Failed(job.attempt, self._clock(), summary, (), None))
+            return True
+        try:
+            self._runner.start(spec, self._agent_url, agent_token(self._secret, job.id, job.attempt))
+        except Busy as busy:
+            self._changes.apply(job.id, Postponed(job.attempt, str(busy)))
+            return False
+        except Exception as error:
+            # Whether it runs now is not known. The claim lapses, and the same attempt is tried again.
+            log.exception("job %s attempt %d could not be started", job.id, job.attempt)
+            reason = f"the site could not start it just now ({type(error).__name__}); it is tried again"
+            self._changes.apply(job.id, Reasoned(job.attempt, reason))
+            return False
+        self._changes.apply(job.id, Launched(job.attempt))
+        return True
+
+    def stop_due(self) -> None:
+        """Ask the site to end every attempt that is to end; the watcher sees to it that it has."""
+        for job_id in self._store.due(Due.STOP, self._clock(), self._site, limit=1000):
+            job = self._store.get(job_id)
+            if job is not None and job.workload is Workload.STOPPING:
+                try:
+                    self._runner.stop(job.id, job.attempt)
+                except Exception:
+                    log.exception(
+                        "job %s attempt %d could not be stopped; it is tried again", job.id, job.attempt
+                    )
