@@ -1,0 +1,1 @@
+"""Who is asking. One protocol; which authenticators there are, and in which order, the config says."""
