@@ -61,7 +61,7 @@ def check(result: int, what: str) -> None:
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
-    """Mount a file system, as mount(2) does."""
+    """Mount a file system."""
     check(
         _libc.mount(
             source.encode(), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags), data.encode()
@@ -81,7 +81,7 @@ def bind(source: str, target: str, *, read_only: bool) -> None:
 
 
 def prctl(option: int, value: int) -> int:
-    """Call prctl(2) with one argument; -1 on failure."""
+    """Set one attribute of this process; -1 on failure."""
     return int(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0))
 
 
@@ -110,7 +110,15 @@ def drop_privileges(uid: int | None, gid: int | None) -> None:
 
 
 def apply_rlimits(limits: dict[str, int]) -> None:
-    """Set soft and hard limits by name (``fsize``, ``data``, ``nproc``); never core files."""
+    """Set soft and hard limits by name (``fsize``, ``data``, ``nproc``); never core files.
+
+    And let the kernel choose this process when memory is short: the supervisor is better kept.
+    """
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("0")
+    except OSError:
+        pass
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name, value in limits.items():
         number = getattr(resource, f"RLIMIT_{name.upper()}")
@@ -396,11 +404,6 @@ class NamespaceTree(Tree):
             os.setsid()
             for door in doors:
                 os.write(door, b"0")
-            try:
-                with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-                    file.write("0")  # the supervisor's own is lower
-            except OSError:
-                pass
             apply_rlimits(self._plan["rlimits"])
             drop_privileges(self._plan["uid"], self._plan["gid"])
         except BaseException as error:  # noqa: BLE001 -- a forked child must not return

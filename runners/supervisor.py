@@ -439,10 +439,10 @@ class Supervisor:
         """Enforce the limits until the leader has ended, and keep an agent going meanwhile."""
         restarts = 0
         restart_due: float | None = None
-        while self._collected is None:
+        while not self._has_ended():
             due = limits.due() if restart_due is None else min(limits.due(), restart_due)
             self._turn(due - time.monotonic())
-            if self._collected is not None:
+            if self._has_ended():
                 break
             limits.enforce(self._stop_asked)
             if self._agent is None or self._agent.running or restarts >= self._plan["agent_tries"]:
@@ -479,6 +479,9 @@ class Supervisor:
             hint=site_files.read_hint(f"{plan['work']}/uws/error.json"),
             stderr=errors.decode(errors="replace"),
         )
+
+    def _has_ended(self) -> bool:
+        return self._collected is not None
 
     def _collect(self) -> None:
         if self._tree is not None:

@@ -1,0 +1,305 @@
+"""What every runner must do, shown for the double and for the local runner in each isolation."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from runners.base import Busy, Cause, Observation, Outcome, Runner, State
+from runners.fake import FakeRunner
+from tests.local_site import LocalSite, local_site, modes, until
+from uws_server.domain.runspec import RunSpec
+
+JOB = "01234567890123456789abcdef"
+URL, TOKEN = "http://127.0.0.1:9/agent/v1", "token"
+
+
+class Site(Protocol):
+    """A runner, and the power over what its jobs do."""
+
+    runner: Runner
+
+    def job(self, does: str) -> RunSpec:
+        """A run spec whose code does "succeed", "fail" with code 3, or "stay" until it is stopped."""
+
+    def reach(self, spec: RunSpec, *states: State) -> Observation:
+        """See the attempt to one of these states."""
+
+    def another(self) -> Runner:
+        """A runner that a server started later would make on the same site."""
+
+    def report(self, spec: RunSpec, done: int, of: int) -> None:
+        """Let the code tell its progress."""
+
+    def lose(self, spec: RunSpec) -> None:
+        """Break the running attempt off."""
+
+    def runs(self, spec: RunSpec) -> int:
+        """How often the code was started."""
+
+
+class OfFake:
+    def __init__(self) -> None:
+        self.runner = FakeRunner()
+        self._does: dict[str, str] = {}
+        self._count = 0
+
+    def job(self, does: str) -> RunSpec:
+        self._count += 1
+        spec = RunSpec(f"{self._count:026d}", 1, "test", "command", (does,))
+        self._does[spec.job_id] = does
+        return spec
+
+    def reach(self, spec: RunSpec, *states: State) -> Observation:
+        key = spec.job_id, spec.attempt
+        if self._seen(key).state is State.STAGING and State.STAGING not in states:
+            self.runner.run(*key)
+        if self._seen(key).state is State.RUNNING and State.RUNNING not in states:
+            failed = Outcome(Cause.FAILED, "The program ended with exit code 3.", exit_code=3)
+            self.runner.finish(*key)
+            if self._does[spec.job_id] == "fail":
+                self.runner.end(*key, failed)
+            else:
+                self.runner.end(*key)
+        assert self._seen(key).state in states
+        return self._seen(key)
+
+    def _seen(self, key: tuple[str, int]) -> Observation:
+        return next(seen for seen in self.runner.observe() if (seen.job_id, seen.attempt) == key)
+
+    def another(self) -> Runner:
+        return FakeRunner(self.runner.site)
+
+    def report(self, spec: RunSpec, done: int, of: int) -> None:
+        self.runner.report(spec.job_id, spec.attempt, done, of)
+
+    def lose(self, spec: RunSpec) -> None:
+        self.runner.lose(spec.job_id, spec.attempt)
+
+    def runs(self, spec: RunSpec) -> int:
+        return self.runner.site.runs.count((spec.job_id, spec.attempt))
+
+
+class OfLocal:
+    _DOES = {"succeed": "true", "fail": "exit 3", "stay": "while [ ! -e go ]; do sleep 0.05; done"}
+
+    def __init__(self, site: LocalSite) -> None:
+        self._site = site
+        self.runner: Runner = site.runner
+        self.another = site.another
+        self.reach = site.reached
+
+    def job(self, does: str) -> RunSpec:
+        return self._site.spec("/bin/sh", "-c", f"echo run >>runs; {self._DOES[does]}")
+
+    def report(self, spec: RunSpec, done: int, of: int) -> None:
+        (self._site.attempt(spec) / "work/uws/progress").write_text(f"{done} {of}\n")
+
+    def lose(self, spec: RunSpec) -> None:
+        until(lambda: self.runs(spec), "the first line of user code")
+        self._site.kill_supervisor(spec)
+
+    def runs(self, spec: RunSpec) -> int:
+        file = self._site.attempt(spec) / "work/outputs/runs"
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+@pytest.fixture(params=["fake", *modes()])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    if request.param == "fake":
+        yield OfFake()
+    else:
+        with local_site(tmp_path / "site", request.param) as local:
+            yield OfLocal(local)
+
+
+def observed(runner: Runner) -> dict[tuple[str, int], Observation]:
+    return {(seen.job_id, seen.attempt): seen for seen in runner.observe()}
+
+
+@pytest.mark.covers("3:local-runner")
+def test_an_attempt_runs_to_its_end(site: Site) -> None:
+    spec = site.job("succeed")
+    site.runner.start(spec, URL, TOKEN)
+    seen = site.reach(spec, State.ENDED)
+    assert seen.outcome == Outcome(Cause.SUCCEEDED, exit_code=0)
+    assert seen.started is not None
+    assert seen.ended is not None
+    assert time.time() * 1000 - 60_000 < seen.started <= seen.ended <= time.time() * 1000 + 1
+    assert site.runs(spec) == 1
+
+
+@pytest.mark.covers("3:local-runner")
+def test_a_failure_tells_its_exit_code(site: Site) -> None:
+    spec = site.job("fail")
+    site.runner.start(spec, URL, TOKEN)
+    outcome = site.reach(spec, State.ENDED).outcome
+    assert outcome is not None
+    assert (outcome.cause, outcome.exit_code, outcome.transient) == (Cause.FAILED, 3, False)
+    assert outcome.message == "The program ended with exit code 3."
+
+
+@pytest.mark.covers("3:local-runner")
+def test_starting_again_starts_nothing(site: Site) -> None:
+    spec = site.job("stay")
+    site.runner.start(spec, URL, TOKEN)
+    site.reach(spec, State.RUNNING)
+    site.another().start(spec, URL, TOKEN)
+    site.runner.stop(spec.job_id, 1)
+    site.reach(spec, State.ENDED)
+    site.runner.start(spec, URL, TOKEN)
+    assert observed(site.runner)[spec.job_id, 1].state is State.ENDED
+    assert site.runs(spec) <= 1
+
+
+@pytest.mark.covers("3:local-runner")
+def test_two_starts_at_once_run_it_once(site: Site) -> None:
+    spec = site.job("succeed")
+    together = threading.Barrier(6)
+
+    def start() -> None:
+        runner = site.another()
+        together.wait()
+        runner.start(spec, URL, TOKEN)
+
+    threads = [threading.Thread(target=start) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    site.reach(spec, State.ENDED)
+    assert site.runs(spec) == 1
+
+
+@pytest.mark.covers("3:local-runner")
+def test_stop_ends_a_running_attempt(site: Site) -> None:
+    spec = site.job("stay")
+    site.runner.start(spec, URL, TOKEN)
+    assert site.reach(spec, State.RUNNING).outcome is None
+    site.runner.stop(spec.job_id, 1)
+    outcome = site.reach(spec, State.ENDED).outcome
+    assert outcome is not None
+    assert (outcome.cause, outcome.message) == (Cause.STOPPED, "The job was stopped on request.")
+
+
+@pytest.mark.covers("3:local-runner")
+def test_stop_before_start_means_never(site: Site) -> None:
+    spec = site.job("succeed")
+    site.runner.stop(spec.job_id, 1)
+    site.another().start(spec, URL, TOKEN)
+    seen = observed(site.runner)[spec.job_id, 1]
+    assert seen.state is State.ENDED
+    assert seen.outcome == Outcome(Cause.STOPPED, "The job was stopped before it started.")
+    assert seen.started is None
+    assert site.runs(spec) == 0
+
+
+@pytest.mark.covers("3:local-runner")
+def test_stop_after_the_end_changes_nothing(site: Site) -> None:
+    spec = site.job("fail")
+    site.runner.start(spec, URL, TOKEN)
+    before = site.reach(spec, State.ENDED)
+    site.runner.stop(spec.job_id, 1)
+    site.runner.stop(spec.job_id, 1)
+    assert observed(site.runner)[spec.job_id, 1] == before
+
+
+@pytest.mark.covers("3:local-runner", "3:local-supervisor")
+def test_a_later_runner_sees_and_stops_what_an_earlier_started(site: Site) -> None:
+    spec = site.job("stay")
+    site.runner.start(spec, URL, TOKEN)
+    site.reach(spec, State.RUNNING)
+    later = site.another()
+    assert observed(later)[spec.job_id, 1].state is State.RUNNING
+    later.stop(spec.job_id, 1)
+    assert site.reach(spec, State.ENDED).outcome
+
+
+@pytest.mark.covers("3:local-runner")
+def test_what_is_broken_off_is_lost_and_never_run_again(site: Site) -> None:
+    spec = site.job("stay")
+    site.runner.start(spec, URL, TOKEN)
+    site.reach(spec, State.RUNNING)
+    site.lose(spec)
+    seen = site.reach(spec, State.LOST)
+    assert seen.outcome is not None
+    assert (seen.outcome.cause, seen.outcome.transient) == (Cause.LOST, True)
+    site.another().start(spec, URL, TOKEN)
+    assert observed(site.runner)[spec.job_id, 1].state is State.LOST
+    assert site.runs(spec) == 1
+    second = replace(spec, attempt=2)
+    site.runner.start(second, URL, TOKEN)
+    site.reach(second, State.RUNNING)
+    assert {1, 2} == {attempt for _, attempt in observed(site.runner)}
+
+
+@pytest.mark.covers("3:local-runner")
+def test_forget_removes_only_what_has_ended(site: Site) -> None:
+    spec = site.job("stay")
+    site.runner.start(spec, URL, TOKEN)
+    site.reach(spec, State.RUNNING)
+    with pytest.raises(ValueError, match="has not ended"):
+        site.runner.forget(spec.job_id, 1)
+    site.runner.stop(spec.job_id, 1)
+    site.reach(spec, State.ENDED)
+    site.runner.forget(spec.job_id, 1)
+    assert observed(site.runner) == {}
+    site.runner.forget(spec.job_id, 1)
+    assert observed(site.another()) == {}
+
+
+@pytest.mark.covers("3:local-runner")
+def test_wait_returns_with_news_or_in_time(site: Site) -> None:
+    site.runner.wait(0)
+    begun = time.monotonic()
+    site.runner.wait(0.2)
+    assert 0.15 < time.monotonic() - begun < 5
+    spec = site.job("succeed")
+    waiting = threading.Thread(target=site.runner.wait, args=(60,))
+    waiting.start()
+    site.another().start(spec, URL, TOKEN)
+    waiting.join(20)
+    assert not waiting.is_alive()
+
+
+@pytest.mark.covers("3:local-runner")
+def test_progress_is_told(site: Site) -> None:
+    spec = site.job("stay")
+    site.runner.start(spec, URL, TOKEN)
+    assert site.reach(spec, State.RUNNING).progress is None
+    site.report(spec, 3, 10)
+    assert observed(site.runner)[spec.job_id, 1].progress == (3, 10)
+
+
+@pytest.mark.covers("3:local-runner")
+def test_what_the_site_cannot_run_is_refused(site: Site) -> None:
+    spec = replace(site.job("succeed"), kind="container", image="busybox")
+    site.runner.start(spec, URL, TOKEN)
+    outcome = observed(site.runner)[spec.job_id, 1].outcome
+    assert outcome is not None
+    assert outcome.cause is Cause.REFUSED
+    assert "image" in outcome.message
+    assert site.runs(spec) == 0
+
+
+@pytest.mark.covers("3:local-runner")
+def test_the_double_can_be_busy_and_its_jobs_deaf() -> None:
+    runner = FakeRunner()
+    spec = RunSpec(JOB, 1, "test", "command", ("x",))
+    runner.busy = "full"
+    with pytest.raises(Busy, match="full"):
+        runner.start(spec, URL, TOKEN)
+    assert observed(runner) == {}
+    runner.busy, runner.deaf = "", True
+    runner.start(spec, URL, TOKEN)
+    runner.run(JOB, 1)
+    runner.stop(JOB, 1)
+    assert observed(runner)[JOB, 1].state is State.RUNNING
+    with pytest.raises(ValueError, match="is running"):
+        runner.run(JOB, 1)
