@@ -18,8 +18,9 @@ from job_templates import marks
 from job_templates.definition import Definition, nearest
 from job_templates.given import Given
 from job_templates.notebook import NotebookParameter, read_parameters
-from job_templates.parameters import ParameterType, shown
+from job_templates.parameters import ParameterType
 from job_templates.schema import Template
+from job_templates.texts import shown
 from uws_server.domain.errors import BadRequest, NotFound
 from uws_server.domain.job import Parameter
 

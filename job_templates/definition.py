@@ -13,17 +13,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from job_templates.parameters import (
-    CONTROL_WORDS,
-    RESOURCE_WORDS,
-    RUNNER_WORDS,
-    ParameterType,
-    Size,
-    Strict,
-    shown,
-)
+from job_templates.parameters import CONTROL_WORDS, RESOURCE_WORDS, RUNNER_WORDS, ParameterType, Size, Strict
 from job_templates.quantities import read_cores, read_count, read_duration, read_size
 from job_templates.staging import stage
+from job_templates.texts import shown
 from uws_server.domain.errors import BadRequest
 from uws_server.domain.job import Parameter
 

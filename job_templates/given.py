@@ -9,8 +9,9 @@ from typing import Any
 from job_templates import own
 from job_templates.definition import NOTEBOOK_PATH, Definition, default_value, nearest
 from job_templates.notebook import NotebookParameter, read_parameters
-from job_templates.parameters import MAX_TIMES, ParameterType, resource_word, shown
+from job_templates.parameters import MAX_TIMES, ParameterType, resource_word
 from job_templates.staging import Staged, safe_name, stage
+from job_templates.texts import shown
 from uws_server.domain.errors import BadRequest
 from uws_server.domain.job import Parameter
 

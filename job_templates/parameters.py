@@ -5,7 +5,6 @@ A refusal is one sentence that names the parameter, shows what was given, and sa
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from job_templates.quantities import read_size, write_size
+from job_templates.texts import read_json, shown
 from uws_server.domain.errors import BadRequest
 from uws_server.domain.instants import from_iso, to_iso
 
@@ -265,26 +265,6 @@ class ParameterType(Strict):
 def resource_word(name: str) -> str:
     """``CPU`` for a parameter name that is that resource word in any case, '' for another name."""
     return name.upper() if name.isascii() and name.upper() in RESOURCE_WORDS else ""
-
-
-def shown(value: str) -> str:
-    """A client's text as it may stand in a sentence: short, and every odd character escaped."""
-    return repr(value) if len(value) <= 60 else f"{value[:60]!r}…"
-
-
-def read_json(text: str) -> Any:
-    """A JSON value without NaN and infinities.
-
-    :raises ValueError: not JSON, or not text: lone surrogates.
-    :raises RecursionError: nested too deeply.
-    """
-
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is not JSON")
-
-    value = json.loads(text, parse_constant=refuse)
-    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    return value
 
 
 def _arguments(text: str) -> list[str]:

@@ -11,9 +11,10 @@ from job_templates import own
 from job_templates.definition import Definition, Span
 from job_templates.given import Given, ReadUpload
 from job_templates.notebook import NotebookParameter, read_parameters
-from job_templates.parameters import ParameterType, resource_word, shown
+from job_templates.parameters import ParameterType, resource_word
 from job_templates.quantities import read_cores, read_count, read_size, write_cores, write_size
 from job_templates.staging import Staged
+from job_templates.texts import shown
 from uws_server.domain.errors import BadRequest
 from uws_server.domain.job import Parameter
 from uws_server.domain.runspec import Resources

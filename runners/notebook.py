@@ -3,9 +3,10 @@
 This is the user's process of a notebook job::
 
     python -m runners.notebook NOTEBOOK --parameters PARAMETERS.json --outputs DIR
-                               [--kernel NAME] [--cell-timeout SECONDS] [--no-html]
+                               [--text NAME]... [--kernel NAME] [--cell-timeout SECONDS] [--no-html]
 
-It injects the parameters ({name: value}) as papermill does, runs the cells in a kernel, and
+It injects the parameters ({name: value}; those of ``--text`` are a client's text, which is typed by the
+notebook's parameters cell) as papermill does, runs the cells in a kernel, and
 leaves in DIR ``executed.ipynb``, always, and ``executed.html``, where it can be rendered. What the
 notebook prints is passed on as it is printed. The working directory of the notebook is this
 process's own.
@@ -56,8 +57,10 @@ from keyword import iskeyword
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from job_templates.notebook import MAX_BYTES, notebook_language, read_notebook
+from job_templates.notebook import MAX_BYTES, notebook_language, read_notebook, read_parameters
+from job_templates.own import check_required, from_text
 from runners.notebook_end import Exit, NotebookFailed, Stop, Stopped
+from uws_server.domain.errors import BadRequest
 
 logger = logging.getLogger("runners.notebook")
 
@@ -89,6 +92,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("notebook", type=Path)
     parser.add_argument("--parameters", type=Path, help="JSON file {name: value}")
     parser.add_argument("--outputs", type=Path, required=True, help="directory for the results")
+    parser.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="this parameter's value is text to be typed",
+    )
     parser.add_argument("--kernel", help="use this kernel, whatever the notebook names")
     parser.add_argument("--cell-timeout", type=float, default=0.0, metavar="SECONDS", help="0 is no limit")
     parser.add_argument("--no-html", action="store_true", help="do not render executed.html")
@@ -123,6 +133,7 @@ def _run(options: argparse.Namespace, stop: Stop) -> NotebookFailed | None:
         failure: NotebookFailed | None = None
         km: Any = None
         try:
+            parameters = _typed(notebook, parameters, options.text)
             kernel = choose_kernel(notebook, options.kernel)
             _check_names(parameters, kernel.language)
             km = session.launch(kernel)
@@ -183,6 +194,20 @@ def _load_parameters(path: Path | None) -> dict[str, Any]:
     if not isinstance(parameters, dict):
         raise NotebookFailed(Exit.PARAMETERS, "The parameters are not an object of names and values")
     return parameters
+
+
+def _typed(notebook: dict[str, Any], parameters: dict[str, Any], texts: list[str]) -> dict[str, Any]:
+    """The parameters, those that came as text typed as the notebook's parameters cell has them."""
+    if not texts:
+        return parameters
+    try:
+        known = read_parameters(json.dumps(notebook).encode())
+        typed = {name: from_text(known, name, str(parameters.get(name, ""))) for name in texts}
+        check_required(known, parameters)
+    except (ValueError, BadRequest) as error:
+        text = str(error)
+        raise NotebookFailed(Exit.PARAMETERS, text[:1].upper() + text[1:]) from error
+    return parameters | typed
 
 
 def _check_names(parameters: dict[str, Any], language: str) -> None:

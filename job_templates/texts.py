@@ -1,0 +1,26 @@
+"""A client's text: as it may be shown, and as JSON. Light, for the notebook runner imports it too."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def shown(value: str) -> str:
+    """A client's text as it may stand in a sentence: short, and every odd character escaped."""
+    return repr(value) if len(value) <= 60 else f"{value[:60]!r}…"
+
+
+def read_json(text: str) -> Any:
+    """A JSON value without NaN and infinities.
+
+    :raises ValueError: not JSON, or not text: lone surrogates.
+    :raises RecursionError: nested too deeply.
+    """
+
+    def refuse(word: str) -> Any:
+        raise ValueError(f"{word} is not JSON")
+
+    value = json.loads(text, parse_constant=refuse)
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return value
