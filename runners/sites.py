@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from runners import site_files
 from runners.base import Runner
 from runners.isolation import Isolation, IsolationError, LocalSettings, probe
 from uws_server.config import BadConfig, Settings, Site, is_loopback
@@ -45,7 +46,16 @@ def open_runner(settings: Settings, name: str) -> Runner:
     from runners.local import LocalRunner
 
     isolation(settings, name)
-    return LocalRunner(settings.data / "sites" / name, _local(settings, site(settings, name)))
+    return LocalRunner(_directory(settings, name), _local(settings, site(settings, name)))
+
+
+def interrupt(settings: Settings, name: str) -> None:
+    """Let a watcher of the site that waits for news look up at once; may be called by a signal handler."""
+    site_files.ring(str(_directory(settings, name) / site_files.WATCHERS))
+
+
+def _directory(settings: Settings, name: str) -> Path:
+    return settings.data / "sites" / name
 
 
 def _local(settings: Settings, local: Site) -> LocalSettings:

@@ -8,14 +8,14 @@ from typing import Protocol
 from uws_server.queue.base import Taken, Work
 
 
-class Attempts(Protocol):
-    """The part of `uws_server.service.attempts.Attempts` that is needed here."""
+class Worker(Protocol):
+    """The part of `runners.worker.Worker` that is needed here."""
 
-    def start_waiting(self, site: str) -> None:
-        """Claim and start jobs until nothing is left that fits."""
+    def start_waiting(self) -> None:
+        """Start what waits, as far as it fits."""
 
-    def stop_due(self, site: str) -> None:
-        """Stop the attempts that are to be stopped."""
+    def stop_due(self) -> None:
+        """Stop what is to be stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Context:
     """What tasks work with: made once for the worker's process, before its first task."""
 
     queue: Taken
-    attempts: Attempts
+    worker: Worker
 
 
 _served: list[Context] = []
@@ -38,11 +38,11 @@ def start_work(site: str) -> None:
     """Start what waits at the site. The wake-up counts as heard before the store is looked at."""
     context = _served[0]
     context.queue.taken(Work.START, site)
-    context.attempts.start_waiting(site)
+    context.worker.start_waiting()
 
 
 def stop_work(site: str) -> None:
     """Stop what is to be stopped at the site."""
     context = _served[0]
     context.queue.taken(Work.STOP, site)
-    context.attempts.stop_due(site)
+    context.worker.stop_due()

@@ -27,7 +27,9 @@ from pydantic import (
     model_validator,
 )
 
-from uws_server.config_file import BadFile, read
+from uws_server.config_file import BadConfig, read
+
+__all__ = ["BadConfig", "Settings", "Site", "describe", "is_loopback", "keys", "load"]
 
 KEYS_OF_OTHERS = frozenset(
     {
@@ -49,10 +51,6 @@ KEYS_OF_OTHERS = frozenset(
 
 # Kubernetes puts such entries into every container for a Service named uws-something.
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")
-
-
-class BadConfig(Exception):
-    """The settings cannot be used; ``str()`` has one sentence a line."""
 
 
 class _Section(BaseModel):
@@ -217,9 +215,8 @@ class Site(_Section):
         description="First of the user ids for attempts, where the server is root.",
     )
     uid_last: int = Field(default=1_900_009_999, ge=1, description="Last of them; nobody else may use them.")
-    allow_file: tuple[Path, ...] = Field(
-        default=(),
-        description="Directories beneath which `file:` inputs may be read; none: `file:` is refused.",
+    allow_file: bool = Field(
+        default=False, description="Whether inputs may be `file:` URLs, read from the site's own disks."
     )
     relist_seconds: float = Field(
         default=60, ge=1, description="Seconds after which the watcher looks at all of the site again."
@@ -321,10 +318,7 @@ def load(
     if file is None and environment.get("UWS_CONFIG"):
         file = Path(environment["UWS_CONFIG"])
     if file is not None:
-        try:
-            tree, lines = read(file)
-        except BadFile as error:
-            raise BadConfig(str(error)) from error
+        tree, lines = read(file)
         origins = {path: f"{file}, line {line}" for path, line in lines.items()}
     for name, path, value in _from_environment(environment):
         _put(tree, path, value, f"the environment's {name}")

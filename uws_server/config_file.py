@@ -9,19 +9,19 @@ from typing import Any
 Lines = dict[tuple[str, ...], int]
 
 
-class BadFile(Exception):
-    """The file cannot be read as settings; the message is one sentence with its name and line."""
+class BadConfig(Exception):
+    """The settings cannot be used; ``str()`` has one sentence a line, with file and line where known."""
 
 
 def read(path: Path) -> tuple[dict[str, Any], Lines]:
     """The tree in a ``.toml``, or else YAML (and so also JSON), file, and the line of each of its keys.
 
-    :raises BadFile: not there, not of that form, no mapping, or a key given twice.
+    :raises BadConfig: not there, not of that form, no mapping, or a key given twice.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(f"the settings file cannot be read: {error}") from error
+        raise BadConfig(f"the settings file cannot be read: {error}") from error
     return _toml(path, text) if path.suffix == ".toml" else _yaml(path, text)
 
 
@@ -38,7 +38,7 @@ def _yaml(path: Path, text: str) -> tuple[dict[str, Any], Lines]:
             line = key.start_mark.line + 1
             if here in lines:  # YAML would silently take the last one
                 name = ".".join(here)
-                raise BadFile(f"{path}, line {line}: {name} is given twice, first on line {lines[here]}")
+                raise BadConfig(f"{path}, line {line}: {name} is given twice, first on line {lines[here]}")
             lines[here] = line
             walk(value, here)
 
@@ -47,14 +47,14 @@ def _yaml(path: Path, text: str) -> tuple[dict[str, Any], Lines]:
         if node is None:
             return {}, {}
         if not isinstance(node, yaml.MappingNode):
-            raise BadFile(f"{path} holds no settings: it must be keys and values")
+            raise BadConfig(f"{path} holds no settings: it must be keys and values")
         walk(node, ())
         tree = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise BadFile(f"{path}, line {line}: {error.problem}") from error
+        raise BadConfig(f"{path}, line {line}: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise BadFile(f"{path} is no YAML: {error}") from error
+        raise BadConfig(f"{path} is no YAML: {error}") from error
     return {str(key): value for key, value in tree.items()}, lines
 
 
@@ -64,7 +64,7 @@ def _toml(path: Path, text: str) -> tuple[dict[str, Any], Lines]:
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BadFile(f"{path}: {error}") from error
+        raise BadConfig(f"{path}: {error}") from error
     # The standard parser keeps no lines. Headers and plain keys are enough to point at.
     lines: Lines = {}
     section: tuple[str, ...] = ()

@@ -1,0 +1,145 @@
+"""What `uws-server check` looks at: whether this machine and these settings keep the server's promises."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+from job_templates import catalog
+from runners import sites
+from uws_server import redis_server
+from uws_server.config import BadConfig, Settings, load
+from uws_server.factory import Services
+from uws_server.redis_server import NoRedis
+from uws_server.storage.base import NotStored, StorageUnavailable
+from uws_server.store.base import StoreUnavailable
+from uws_server.up.run import CannotStart, only_one, running
+
+_REDIS_SECONDS = 30.0
+
+
+class Grade(IntEnum):
+    """How well a promise is kept."""
+
+    GOOD = 0
+    WEAK = 1  # it works, and promises less
+    BROKEN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One sentence about one subject."""
+
+    subject: str
+    sentence: str
+    grade: Grade = Grade.GOOD
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Everything, each finding as soon as it is known. Writes one small object and removes it again."""
+    yield from _templates(settings)
+    for name in settings.sites:
+        yield from _isolation(settings, name)
+    try:
+        yield from _stores(settings)
+    except BadConfig as error:
+        yield Finding("settings", str(error), Grade.BROKEN)
+
+
+def _templates(settings: Settings) -> Iterator[Finding]:
+    problems = catalog.check(settings.templates.directories, settings.templates.shipped)
+    for problem in problems:
+        yield Finding("templates", problem, Grade.BROKEN)
+    if not problems:
+        count = len(catalog.load(settings.templates.directories, settings.templates.shipped))
+        yield Finding("templates", f"{count} services, all of them right.")
+
+
+def _isolation(settings: Settings, name: str) -> Iterator[Finding]:
+    subject = f"isolation at {name}"
+    try:
+        found = sites.isolation(settings, name)
+    except BadConfig as error:
+        yield Finding(subject, str(error), Grade.BROKEN)
+        return
+    for sentence in found.holds:
+        yield Finding(subject, sentence)
+    for sentence in found.lacks:
+        yield Finding(subject, sentence, Grade.WEAK)
+
+
+def _stores(settings: Settings) -> Iterator[Finding]:
+    data = settings.data.absolute()
+    if settings.redis.url:
+        yield from _examine_stores(settings)
+    elif present := running(data):
+        yield Finding("redis", "uws-server up runs on this data directory; its Redis is looked at.")
+        yield from _examine_stores(load(present, environment={}))
+    else:
+        try:
+            with only_one(data), _own_redis(settings) as server:
+                yield Finding("redis", f"{server.program} starts.")
+                own = settings.redis.model_copy(update={"url": server.url})
+                yield from _examine_stores(settings.model_copy(update={"redis": own}))
+        except (NoRedis, CannotStart) as error:
+            yield Finding("redis", str(error), Grade.BROKEN)
+
+
+@contextlib.contextmanager
+def _own_redis(settings: Settings) -> Iterator[redis_server.RedisServer]:
+    """The Redis that `up` would run, for as long as it is looked at."""
+    found = redis_server.find(settings.redis.program)
+    server = redis_server.prepare(settings.data.absolute(), found)
+    lock = redis_server.lock(server)
+    try:
+        process = subprocess.Popen(
+            server.command, pass_fds=(lock,), stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+        )
+    finally:
+        os.close(lock)
+    try:
+        if not redis_server.wait_until_ready(server, process.pid, _REDIS_SECONDS):
+            raise NoRedis(f"{server.program} does not start in {server.directory}")
+        yield server
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _examine_stores(settings: Settings) -> Iterator[Finding]:
+    services = Services(settings)
+    try:
+        problems = services.store.check()
+    except StoreUnavailable as error:
+        yield Finding("redis", f"it does not answer: {error}", Grade.BROKEN)
+    else:
+        grade = Grade.BROKEN if settings.redis.durable else Grade.WEAK
+        for problem in problems:
+            yield Finding("redis", problem, grade)
+        if not problems:
+            yield Finding(
+                "redis", "What it acknowledges is on disk: append-only file, fsynced at each write."
+            )
+    yield from _examine_objects(services)
+
+
+def _examine_objects(services: Services) -> Iterator[Finding]:
+    subject = f"objects at {services.settings.objects_url}"
+    key = f"check/{secrets.token_hex(8)}"
+    content = secrets.token_bytes(1000)
+    try:
+        services.objects.put(key, content)
+        same = b"".join(services.objects.read(key)) == content
+        services.objects.delete(key)
+    except (StorageUnavailable, NotStored, OSError) as error:
+        yield Finding(subject, f"an object cannot be written and read: {error}", Grade.BROKEN)
+    else:
+        if same:
+            yield Finding(subject, "An object was written, read and removed.")
+        else:
+            yield Finding(subject, "an object that was written reads differently", Grade.BROKEN)

@@ -1,0 +1,336 @@
+"""``uws-server``: what an operator runs. Each command imports what it needs, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from uws_server import __version__
+
+if TYPE_CHECKING:
+    import threading
+
+    from runners.isolation import Isolation
+    from uws_server.config import Settings
+    from uws_server.factory import Services
+    from uws_server.up.run import Ready
+
+EX_TEMPFAIL = 75
+"""Exit code: something that is needed does not answer; starting again later may help."""
+
+EX_CONFIG = 78
+"""Exit code: the settings cannot be used; starting again will not help."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _settings_options(command: Command) -> Command:
+    for option in (
+        click.option(
+            "--data", type=click.Path(path_type=Path), help="Directory for everything that is kept."
+        ),
+        click.option(
+            "--config",
+            "file",
+            type=click.Path(path_type=Path),
+            help="Settings, as YAML or TOML; else the file that UWS_CONFIG names.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _address_options(command: Command) -> Command:
+    for option in (
+        click.option("--port", type=int, help="Port to listen on; 0 for any that is free."),
+        click.option("--host", help="Address to listen on."),
+    ):
+        command = option(command)
+    return command
+
+
+def _load(file: Path | None, **options: Any) -> Settings:
+    from uws_server import logs
+    from uws_server.config import load
+
+    settings = load(file, options={key.replace("__", "."): value for key, value in options.items()})
+    logs.configure(settings.log.format, settings.log.level)
+    return settings
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="uws-server")
+def cli() -> None:
+    """Batch jobs for science archives: UWS 1.1 in front, workers behind, results in object storage.
+
+    On one machine, `up` is all that is needed. In a cluster, run `web`, `worker`, `watch` and
+    `reconcile` as processes of their own, on one Redis and one object store.
+    """
+
+
+@cli.command()
+@_settings_options
+@_address_options
+@click.option("--json", "as_json", is_flag=True, help="Say that all is ready by one JSON object on a line.")
+@click.option("--ready-file", type=click.Path(path_type=Path), help="Write that object to this file, too.")
+@click.option("--verbose", is_flag=True, help="Show what Redis says, too.")
+def up(
+    file: Path | None,
+    data: Path | None,
+    host: str | None,
+    port: int | None,
+    as_json: bool,
+    ready_file: Path | None,
+    verbose: bool,
+) -> None:
+    """Run everything on this machine, until Ctrl-C.
+
+    Jobs that run when this ends run on, and are found again at the next start.
+    """
+    from uws_server.redis_server import NoRedis
+    from uws_server.up.run import CannotStart, Up, ready_json
+
+    settings = _load(file, data=data, web__host=host, web__port=port)
+
+    def isolation() -> tuple[str, ...]:
+        from runners import sites
+
+        return tuple(_isolation_line(name, sites.isolation(settings, name)) for name in settings.sites)
+
+    def ready(found: Ready) -> None:
+        if ready_file is not None:
+            draft = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
+            draft.write_text(ready_json(found) + "\n", encoding="utf-8")
+            draft.replace(ready_file)
+        if as_json:
+            click.echo(ready_json(found))
+            return
+        click.echo(f"uws-server is ready at {found.url} after {found.seconds:.1f} s; Ctrl-C stops it.")
+        click.echo(f"  data: {found.data}")
+        for line in found.isolation:
+            click.echo(f"  {line}")
+
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)
+    try:
+        sys.exit(Up(settings, isolation=isolation, on_ready=ready, verbose=verbose).run())
+    except (CannotStart, NoRedis) as error:
+        _fail(str(error), 1)
+
+
+@cli.command()
+@_settings_options
+@_address_options
+@click.option("--descriptor", type=int, hidden=True, help="A listening socket that was handed down.")
+def web(
+    file: Path | None, data: Path | None, host: str | None, port: int | None, descriptor: int | None
+) -> None:
+    """Run the web processes."""
+    if descriptor is None:
+        # Refused here in one sentence, rather than by each process. Under `up`, others look after it.
+        _build(_load(file, data=data, web__host=host, web__port=port))
+    # gunicorn starts in a fresh interpreter: nothing may be imported before its workers are patched.
+    for name, value in (("CONFIG", file), ("DATA", data), ("WEB__HOST", host), ("WEB__PORT", port)):
+        if value is not None:
+            os.environ[f"UWS_{name}"] = str(value)
+    command = [sys.executable, "-P", "-m", "gunicorn", "--config", "python:uws_server.web.gunicorn"]
+    if descriptor is not None:
+        command += ["--bind", f"fd://{descriptor}"]
+    os.execv(command[0], command)  # noqa: S606
+
+
+@cli.command()
+@_settings_options
+@click.option("--site", required=True, help="The site whose jobs are started or stopped.")
+@click.option(
+    "--queue",
+    "kind",
+    type=click.Choice(["start", "stop"]),
+    default="start",
+    show_default=True,
+    help="Each worker hears one queue.",
+)
+def worker(file: Path | None, data: Path | None, site: str, kind: str) -> None:
+    """Start the jobs of a site, or stop them."""
+    settings = _load(file, data=data)
+    services = _build(settings)
+
+    import redis
+
+    from runners import sites, tasks
+    from runners.worker import Worker
+    from uws_server.factory import capacity
+    from uws_server.queue.base import Work
+    from uws_server.queue.rq import RqWorker, WorkerBroke
+
+    work = Worker(
+        site=site,
+        capacity=capacity(sites.site(settings, site)),
+        claim_seconds=settings.jobs.claim_seconds,
+        store=services.store,
+        changes=services.changes,
+        catalog=services.catalog,
+        runner=sites.open_runner(settings, site),
+        agent_url=f"{settings.agent_url}/agent/v1",
+        secret=services.secret,
+        clock=services.clock,
+    )
+    tasks.serve(tasks.Context(services.queue, work))
+    try:
+        RqWorker(Work(kind), site, redis.Redis.from_url(settings.redis.url)).run()
+    except (WorkerBroke, redis.RedisError) as error:
+        _fail(str(error), EX_TEMPFAIL)
+
+
+@cli.command()
+@_settings_options
+@click.option("--site", required=True, help="The site to watch.")
+def watch(file: Path | None, data: Path | None, site: str) -> None:
+    """See what becomes of the attempts at a site. One at a time acts; a second one stands by."""
+    settings = _load(file, data=data)
+    services = _build(settings)
+
+    from runners import sites
+    from runners.watcher import Watcher
+    from uws_server.factory import holder
+
+    watcher = Watcher(
+        site=site,
+        holder=holder(),
+        store=services.store,
+        changes=services.changes,
+        objects=services.objects,
+        runner=sites.open_runner(settings, site),
+        attempts=settings.jobs.attempts,
+        clock=services.clock,
+        relist_seconds=sites.site(settings, site).relist_seconds,
+    )
+    watcher.run(_stopped_by_signal(lambda: sites.interrupt(settings, site)))
+
+
+@cli.command()
+@_settings_options
+def reconcile(file: Path | None, data: Path | None) -> None:
+    """Carry out what time decides, and close what crashes left open. One at a time acts."""
+    services = _build(_load(file, data=data))
+    services.reconciler.run(_stopped_by_signal(lambda: None))
+
+
+@cli.command()
+@_settings_options
+def check(file: Path | None, data: Path | None) -> None:
+    """Say in sentences whether this machine and these settings keep what the server promises.
+
+    Exit code 0: they do; 1: something is broken; 2: it works, but promises less, and the sentences say what.
+    """
+    from uws_server.checks import Grade, examine
+
+    settings = _load(file, data=data)
+    worst = Grade.GOOD
+    for finding in examine(settings):
+        worst = max(worst, finding.grade)
+        mark = {Grade.GOOD: "ok     ", Grade.WEAK: "weak   ", Grade.BROKEN: "broken "}[finding.grade]
+        click.echo(f"{mark} {finding.subject}: {finding.sentence}")
+    sys.exit({Grade.GOOD: 0, Grade.WEAK: 2, Grade.BROKEN: 1}[worst])
+
+
+@cli.group()
+def templates() -> None:
+    """Look at job templates, each of which makes a service."""
+
+
+@templates.command(name="check")
+@_settings_options
+@click.argument("directories", nargs=-1, type=click.Path(path_type=Path))
+def check_templates(file: Path | None, data: Path | None, directories: tuple[Path, ...]) -> None:
+    """Check templates: those in DIRECTORIES, else those that the settings name and the shipped ones.
+
+    Every mistake is told with file and line; exit code 1 when there is one.
+    """
+    from job_templates import catalog
+
+    if directories:
+        problems = catalog.check(directories, shipped=False)
+    else:
+        settings = _load(file, data=data)
+        problems = catalog.check(settings.templates.directories, settings.templates.shipped)
+    for problem in problems:
+        click.echo(problem)
+    if not problems:
+        click.echo("All templates are right.")
+    sys.exit(1 if problems else 0)
+
+
+@templates.command(name="list")
+@_settings_options
+def list_templates(file: Path | None, data: Path | None) -> None:
+    """List the services, with their parameters."""
+    from job_templates import catalog
+
+    settings = _load(file, data=data)
+    try:
+        services = catalog.load(settings.templates.directories, settings.templates.shipped)
+    except catalog.TemplateErrors as error:
+        _fail(str(error), 1)
+    for template in services:
+        click.echo(f"{template.name:<16} {template.kind:<10} {template.title}")
+        for parameter in template.parameters:
+            click.echo(f"    {parameter.name:<16} {parameter.type}")
+
+
+def _build(settings: Settings) -> Services:
+    from uws_server.factory import NotDurable, build
+    from uws_server.store.base import StoreUnavailable
+
+    try:
+        return build(settings)
+    except NotDurable as error:
+        _fail(str(error), EX_CONFIG)
+    except StoreUnavailable as error:
+        _fail(f"Redis does not answer: {error}", EX_TEMPFAIL)
+
+
+def _stopped_by_signal(wake: Callable[[], None]) -> threading.Event:
+    """An event that SIGTERM and SIGINT set; ``wake`` ends whatever wait the process is in."""
+    import threading
+
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: object) -> None:
+        stop.set()
+        wake()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+    return stop
+
+
+def _isolation_line(name: str, found: Isolation) -> str:
+    holds = " ".join(found.holds if found.rule_13 else found.lacks)
+    return f"site {name}, isolation by {found.mode}: {holds}"
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    for line in message.splitlines():
+        click.echo(f"uws-server: {line}", err=True)
+    sys.exit(code)
+
+
+def main() -> None:
+    """The console command."""
+    from uws_server.config_file import BadConfig
+
+    try:
+        cli(prog_name="uws-server")
+    except BadConfig as error:
+        _fail(str(error), EX_CONFIG)
+
+
+if __name__ == "__main__":
+    main()
