@@ -239,4 +239,4 @@ def _check(answer: urllib3.BaseHTTPResponse) -> bool:
 
 
 def _sentence(answer: urllib3.BaseHTTPResponse) -> str:
-    return " ".join(answer.data[:300].decode(errors="replace").split())
+    return " ".join(answer.data[:300].decode(errors="replace").split()).rstrip(".")

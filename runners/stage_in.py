@@ -89,7 +89,10 @@ def stage_in(attempt: AttemptDir) -> dict[str, Any]:
 
 def shown(url: str) -> str:
     """A URL for people to read: scheme, host and path, without credentials, query or odd characters."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "a broken URL"
     text = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
     return "".join(character if character.isprintable() else "?" for character in text[:300])
 
@@ -298,7 +301,7 @@ class _Staging:
                 if isinstance(error.args[0], ssl.SSLCertVerificationError):
                     raise self._failed(item, "its certificate could not be verified") from error
                 reason, pause = "the encrypted connection failed", None
-            except LocationParseError as error:
+            except (LocationParseError, ValueError) as error:  # also of urlsplit and of the host's encoding
                 raise self._failed(item, "that is no URL") from error
             except HTTPError as error:
                 reason, pause = _reason(error), None
@@ -424,10 +427,10 @@ def _reason(error: HTTPError) -> str:
     """A connection's fault in words."""
     if isinstance(error, urllib3.exceptions.NameResolutionError):
         return "there is no such host"
+    if isinstance(error, urllib3.exceptions.NewConnectionError):  # a kind of time-out, to urllib3
+        return "the server does not accept connections"
     if isinstance(error, urllib3.exceptions.TimeoutError):
         return "the server took too long"
-    if isinstance(error, urllib3.exceptions.NewConnectionError):
-        return "the server does not accept connections"
     return "the connection broke"
 
 
