@@ -55,7 +55,9 @@ def listed(job: Job) -> tuple[Listed, ...]:
     ids = {result.id for result in job.results}
     sizes: tuple[int | None, int | None] = job.logs or (None, None)
     own = [
-        Listed(log, "text/plain; charset=utf-8", size) for log, size in zip(LOGS, sizes, strict=True) if log not in ids
+        Listed(log, "text/plain; charset=utf-8", size)
+        for log, size in zip(LOGS, sizes, strict=True)
+        if log not in ids
     ]
     if job.logs is not None and "manifest" not in ids:
         own.append(Listed("manifest", "application/json"))
@@ -79,7 +81,10 @@ class Results:
         for result in job.results:
             if result.id == result_id:
                 stored = Stored(
-                    f"{job.attempt_prefix}/{result.name}", result.size, job.ended or job.created, result.sha256
+                    f"{job.attempt_prefix}/{result.name}",
+                    result.size,
+                    job.ended or job.created,
+                    result.sha256,
                 )
                 name = result.name.rpartition("/")[2]
                 return Found(stored, self._objects, result.media_type, name, redirectable=True)
@@ -123,7 +128,7 @@ class Segments:
                 self._starts.append(self.size)  # where what is new in it begins
                 self.size = start + segment.size
 
-    def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:  # noqa: ARG002
+    def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The bytes from ``start`` up to ``end`` of the whole. ``key`` is not needed."""
         stop = self.size if end is None else min(end, self.size)
         for segment, (first, last) in zip(self.stored, pairwise([*self._starts, self.size]), strict=True):

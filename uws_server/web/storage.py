@@ -13,6 +13,7 @@ from werkzeug.datastructures import ETags, IfRange
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import http_date
 
+from uws_server.service.results import Readable
 from uws_server.storage.base import NotStored, ObjectStore, StorageUnavailable, Stored, TooLong
 from uws_server.storage.links import ROUTE, BadLink, Links
 
@@ -62,7 +63,7 @@ def storage_blueprint(store: ObjectStore, links: Links) -> Blueprint:
 
 
 def object_response(
-    store: ObjectStore, stored: Stored, media_type: str = "application/octet-stream"
+    store: Readable, stored: Stored, media_type: str = "application/octet-stream"
 ) -> Response:
     """The answer to the current GET or HEAD for one object: whole, one range of it, or 304.
 

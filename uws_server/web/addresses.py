@@ -1,0 +1,57 @@
+"""Where everything is found: absolute URLs below the one public base URL (UWS-13)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from uws_server.domain.errors import BadRequest
+
+_HOST = re.compile(r"[A-Za-z0-9_.-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """URLs below ``base``, such as ``https://archive.example/uws``, which has no slash at its end."""
+
+    base: str
+
+    def service(self, service: str) -> str:
+        """What belongs to one service."""
+        return f"{self.base}/{service}"
+
+    def jobs(self, service: str) -> str:
+        """The job list."""
+        return f"{self.base}/{service}/async"
+
+    def job(self, service: str, job_id: str) -> str:
+        """One job."""
+        return f"{self.base}/{service}/async/{job_id}"
+
+    def result(self, service: str, job_id: str, result_id: str) -> str:
+        """One result."""
+        return f"{self.base}/{service}/async/{job_id}/results/{quote(result_id)}"
+
+    def parameter(self, service: str, job_id: str, name: str) -> str:
+        """One parameter."""
+        return f"{self.base}/{service}/async/{job_id}/parameters/{quote(name, safe='')}"
+
+    @property
+    def style(self) -> str:
+        """The style sheet that makes our XML readable in a browser."""
+        return f"{self.base}/static/uws.css"
+
+
+def of_request(environ: dict[str, Any]) -> Addresses:
+    """Addresses as the client used them, where no base URL is configured.
+
+    :raises BadRequest: the request names no host that could be one.
+    """
+    host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
+    if _HOST.fullmatch(host) is None:
+        raise BadRequest("the Host header names no host")
+    return Addresses(
+        f"{environ['wsgi.url_scheme']}://{host}{quote(environ.get('SCRIPT_NAME', ''))}".rstrip("/")
+    )

@@ -1,0 +1,47 @@
+"""The Flask application: one blueprint per family, and as little work per request as Flask allows."""
+
+from __future__ import annotations
+
+from flask import Flask, Request
+from flask.sessions import NullSession, SessionInterface
+
+from uws_server.web import errors
+from uws_server.web.agent import agent_blueprint
+from uws_server.web.files import results_blueprint
+from uws_server.web.jobs import JobResources
+from uws_server.web.parts import Parts
+from uws_server.web.services import services_blueprint
+from uws_server.web.storage import storage_blueprint
+from uws_server.web.sync import sync_blueprint
+from uws_server.web.vosi import vosi_blueprint
+
+
+class _NoSession(SessionInterface):
+    """Nobody has a session here, so that nothing is opened, looked at or saved for one."""
+
+    _none = NullSession()
+
+    def open_session(self, app: Flask, request: Request) -> NullSession:
+        return self._none
+
+    def is_null_session(self, obj: object) -> bool:
+        return True
+
+
+def create_app(parts: Parts) -> Flask:
+    """The application with everything it is made of. Nothing is opened and nothing started here."""
+    app = Flask("uws_server.web", static_url_path="/static")
+    app.session_interface = _NoSession()
+    # Clients with and without a slash at the end get the same answer; none is sent elsewhere.
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    errors.register(app)
+    resources = JobResources(parts)
+    app.register_blueprint(resources.blueprint())
+    app.register_blueprint(results_blueprint(parts))
+    app.register_blueprint(sync_blueprint(parts, resources))
+    app.register_blueprint(vosi_blueprint(parts, resources.addresses))
+    app.register_blueprint(services_blueprint(parts, resources.addresses))
+    app.register_blueprint(agent_blueprint(parts))
+    app.register_blueprint(storage_blueprint(parts.objects, parts.links))
+    return app

@@ -1,0 +1,81 @@
+"""Where gunicorn finds the application. Patched for greenlets before anything else is imported.
+
+Importing this module opens connections and starts the reader of the event stream, so it is done in each
+web process after the fork, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from gevent import monkey
+
+monkey.patch_all()
+
+# ruff: noqa: E402
+import signal
+import threading
+from types import FrameType
+
+import gevent
+from flask import Flask
+
+from uws_server.config import Settings, load
+from uws_server.factory import Services, build
+from uws_server.service.results import Results
+from uws_server.web.app import create_app
+from uws_server.web.parts import Bounds, Parts
+
+_OWN_SCHEMES = ("file:", "memory:")  # stores whose links lead back to ourselves
+_REDIRECT_BYTES = 1024**2
+
+
+class Draining:
+    """Whether this process is going to end; gunicorn's SIGTERM says so."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._began = False
+        self._before = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, self._begin)
+
+    def __call__(self) -> bool:
+        return self._began
+
+    def _begin(self, number: int, frame: FrameType | None) -> None:
+        self._began = True
+        # Everybody who WAITs is answered now. Not here, as locks may be held by what was interrupted.
+        gevent.spawn(self._services.waiting.stop)
+        if callable(self._before):
+            self._before(number, frame)
+
+
+def parts_of(services: Services, settings: Settings) -> Parts:
+    """What the settings make of the edge."""
+    return Parts(
+        jobs=services.jobs,
+        results=Results(services.objects),
+        door=services.door,
+        catalog=services.catalog,
+        store=services.store,
+        objects=services.objects,
+        links=services.links,
+        base_url=settings.web.base_url,
+        bounds=Bounds(
+            body_bytes=settings.limits.body,
+            upload_bytes=settings.limits.upload,
+            wait_seconds=settings.web.wait_seconds,
+        ),
+        redirect_bytes=0 if settings.objects_url.startswith(_OWN_SCHEMES) else _REDIRECT_BYTES,
+        draining=Draining(services),
+    )
+
+
+def application() -> Flask:
+    """The application of this process, with its reader of the event stream running."""
+    settings = load()
+    services = build(settings)
+    app = create_app(parts_of(services, settings))
+    threading.Thread(target=services.waiting.run, name="events", daemon=True).start()
+    return app
+
+
+app = application()

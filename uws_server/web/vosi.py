@@ -1,0 +1,141 @@
+"""VOSI 1.1: what a service can do, and whether it can do it now. Both are open to everybody (VOSI-02)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flask import Blueprint, Response
+from lxml.etree import Element, SubElement, _Element, tostring
+from werkzeug.http import http_date
+
+from uws_server.domain.instants import to_iso
+from uws_server.storage.base import NotStored, StorageUnavailable
+from uws_server.store.base import StoreUnavailable
+from uws_server.web.addresses import Addresses
+from uws_server.web.answers import text
+from uws_server.web.errors import refusal
+from uws_server.web.parts import Parts
+from uws_server.web.render_xml import XSI, legal
+
+_AVAILABILITY = "http://www.ivoa.net/xml/VOSIAvailability/v1.0"
+_CAPABILITIES = "http://www.ivoa.net/xml/VOSICapabilities/v1.0"
+_VODATASERVICE = "http://www.ivoa.net/xml/VODataService/v1.1"
+_RESOURCE = "http://www.ivoa.net/xml/VOResource/v1.0"
+_TYPE = f"{{{XSI}}}type"
+_XML = "text/xml; charset=utf-8"
+_REMEMBERED = 1.0  # seconds for which an answer of the back ends is taken as theirs
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether jobs can be made and run now, and why not."""
+
+    available: bool
+    notes: tuple[str, ...]
+
+
+class BackEnds:
+    """Asks store and object store how they are, at most once a second."""
+
+    def __init__(self, parts: Parts, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._parts = parts
+        self._monotonic = monotonic
+        self._known: tuple[float, Availability] | None = None
+
+    def availability(self) -> Availability:
+        """What they say (VOSI-04). An answer, never an exception."""
+        if self._parts.draining():
+            return Availability(False, ("the server is about to stop and takes no new jobs",))
+        now = self._monotonic()
+        if self._known is None or now - self._known[0] > _REMEMBERED:
+            self._known = now, self._ask()
+        return self._known[1]
+
+    def _ask(self) -> Availability:
+        notes: list[str] = []
+        well = True
+        try:
+            notes += self._parts.store.check()
+        except StoreUnavailable:
+            well = False
+            notes.append("the job store does not answer")
+        try:
+            self._parts.objects.head("availability")
+        except NotStored:
+            pass
+        except StorageUnavailable:
+            well = False
+            notes.append("the object store does not answer")
+        if well:
+            notes.insert(0, "job store and object store answered")
+        return Availability(well, tuple(notes))
+
+
+def vosi_blueprint(parts: Parts, addresses: Callable[[], Addresses]) -> Blueprint:
+    """``/{service}/capabilities``, ``/{service}/availability``, and ``/health`` for operators."""
+    blueprint = Blueprint("vosi", __name__)
+    back_ends = BackEnds(parts)
+    since = time.time_ns() // 1_000_000
+
+    @blueprint.route("/<service>/capabilities", methods=["GET"], provide_automatic_options=False)
+    def capabilities(service: str) -> Response:
+        template = parts.catalog.get(service)
+        body = capabilities_document(addresses().service(service), f"{template.title}, synchronously")
+        return Response(body, 200, [("Content-Type", _XML), ("Last-Modified", http_date(since // 1000))])
+
+    @blueprint.route("/<service>/availability", methods=["GET"], provide_automatic_options=False)
+    def availability(service: str) -> Response:
+        parts.catalog.get(service)
+        body = availability_document(back_ends.availability(), since)
+        return Response(body, 200, [("Content-Type", _XML), ("Cache-Control", "no-store")])
+
+    @blueprint.route("/health", methods=["GET"], provide_automatic_options=False)
+    def health() -> Response:
+        now = back_ends.availability()
+        return text("ok") if now.available else refusal(503, "; ".join(now.notes), {"Retry-After": "5"})
+
+    return blueprint
+
+
+def availability_document(now: Availability, since: int) -> bytes:
+    """`vosi:availability`. ``since`` in milliseconds since 1970 UTC."""
+    root = Element(f"{{{_AVAILABILITY}}}availability", nsmap={"vosi": _AVAILABILITY})
+    said = [("available", "true" if now.available else "false")]
+    if now.available:
+        said.append(("upSince", to_iso(since)))
+    said += [("note", legal(note)) for note in now.notes]
+    for name, value in said:
+        SubElement(root, f"{{{_AVAILABILITY}}}{name}").text = value
+    return tostring(root, encoding="UTF-8", xml_declaration=True)
+
+
+def capabilities_document(service: str, synchronous: str) -> bytes:
+    """`vosi:capabilities` of the service at the address ``service``.
+
+    Below the root nothing is qualified. Each interface has one access URL and no securityMethod: nobody
+    has to log in (VOSI-05).
+    """
+    root = Element(
+        f"{{{_CAPABILITIES}}}capabilities",
+        nsmap={"vosi": _CAPABILITIES, "vs": _VODATASERVICE, "vr": _RESOURCE, "xsi": XSI},
+    )
+    _interface(_capability(root, "ivo://ivoa.net/std/VOSI#capabilities"), "full", f"{service}/capabilities")
+    _interface(_capability(root, "ivo://ivoa.net/std/VOSI#availability"), "full", f"{service}/availability")
+    _interface(_capability(root, "ivo://ivoa.net/std/UWS#rest-1.1"), "base", f"{service}/async", "1.1")
+    sync = _capability(root, None)
+    SubElement(sync, "description").text = legal(synchronous)
+    _interface(sync, "base", f"{service}/sync")
+    return tostring(root, encoding="UTF-8", xml_declaration=True)
+
+
+def _capability(root: _Element, standard: str | None) -> _Element:
+    return SubElement(root, "capability", {} if standard is None else {"standardID": standard})
+
+
+def _interface(capability: _Element, use: str, address: str, version: str = "1.0") -> None:
+    interface = SubElement(
+        capability, "interface", {_TYPE: "vs:ParamHTTP", "role": "std", "version": version}
+    )
+    SubElement(interface, "accessURL", {"use": use}).text = address
