@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from uws_server.domain import events
 from uws_server.domain.job import ErrorSummary, Job, Parameter, Result, Upload
+from uws_server.store.base import Capacity
 
 NOW = 1_800_000_000_000
 ERROR = ErrorSummary("the node was lost", transient=True)
@@ -73,3 +74,7 @@ anything = wishes | findings
 def parameter_with_content() -> Parameter:
     """A parameter whose content came inline."""
     return Parameter("light_curve", "lc.mjd", Upload(3, "ab" * 32, "text/plain"))
+
+
+ROOM = Capacity(jobs=100, cpu_milli=10**6, memory_bytes=10**12)
+"""A site with room for everything."""
