@@ -1,0 +1,371 @@
+"""Worker, watcher and reconciler together, step by step, against a site that does what the test says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from runners.base import Cause, Outcome
+from tests.engine import NOBODY, Engine
+from uws_server.domain.errors import NotFound
+from uws_server.domain.events import AbortRequested, advance
+from uws_server.domain.job import Workload
+from uws_server.domain.phase import Phase
+from uws_server.service.reconcile import LINKS_LIVE
+from uws_server.storage.base import NotStored
+from uws_server.store.base import Due, FencedOff, StoreUnavailable
+from uws_server.store.memory import MemoryStore
+
+FAILED = Outcome(Cause.FAILED, "Cell 4 of the notebook raised KeyError: 'flux'", "Traceback …", 1)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+def started(engine: Engine) -> str:
+    """The id of a job whose code runs."""
+    job = engine.submit()
+    engine.work()
+    engine.runner.run(job.id, 1)
+    engine.look()
+    assert engine.job(job.id).phase is Phase.EXECUTING
+    return job.id
+
+
+def test_a_job_goes_from_submission_to_its_results(engine: Engine) -> None:
+    job = engine.submit()
+    assert (job.phase, job.workload) == (Phase.QUEUED, Workload.WAITING)
+    engine.work()
+    assert engine.job(job.id).workload is Workload.ACTIVE
+    engine.look()
+    assert engine.job(job.id).reason == "staging in"
+    engine.runner.run(job.id, 1)
+    engine.look()
+    running = engine.job(job.id)
+    assert (running.phase, running.started, running.reason) == (Phase.EXECUTING, engine.now, "")
+    engine.hand_in(running, {"table": b"period 0.93699\n"})
+    engine.now += 5000
+    engine.runner.end(job.id, 1)
+    engine.look()
+    done = engine.job(job.id)
+    assert (done.phase, done.ended, done.workload) == (Phase.COMPLETED, engine.now, Workload.NONE)
+    assert [(result.id, result.size) for result in done.results] == [("table", 15)]
+    assert not engine.site.attempts  # forgotten once the end was recorded
+
+
+def test_completed_means_that_the_manifest_is_there(engine: Engine) -> None:
+    job_id = started(engine)
+    engine.runner.end(job_id, 1)
+    engine.look()
+    job = engine.job(job_id)
+    assert (job.phase, job.attempt, job.workload) == (Phase.EXECUTING, 2, Workload.WAITING)
+    engine.work()
+    engine.runner.run(job_id, 2)
+    engine.look()
+    engine.runner.end(job_id, 2)
+    engine.look()
+    job = engine.job(job_id)
+    assert (job.phase, job.error and job.error.transient) == (Phase.ERROR, True)
+
+
+@pytest.mark.covers("UWS-23", "UWS-70")
+def test_a_failure_of_the_users_code_is_final_and_keeps_results(engine: Engine) -> None:
+    job_id = started(engine)
+    engine.hand_in(engine.job(job_id), {"notebook.ipynb": b"{}"})
+    engine.runner.end(job_id, 1, FAILED)
+    engine.look()
+    job = engine.job(job_id)
+    assert job.error is not None
+    assert (job.phase, job.error.message, job.error.transient) == (Phase.ERROR, FAILED.message, False)
+    assert [result.id for result in job.results] == ["notebook.ipynb"]
+    assert engine.site.runs == [(job_id, 1)]
+
+
+def test_a_lost_attempt_is_followed_by_another_and_then_by_an_error(engine: Engine) -> None:
+    job_id = started(engine)
+    for attempt in (1, 2):
+        engine.runner.lose(job_id, attempt)
+        engine.look()
+        if attempt == 1:
+            assert engine.job(job_id).phase is Phase.EXECUTING
+            engine.work()
+            engine.runner.run(job_id, 2)
+            engine.look()
+    job = engine.job(job_id)
+    assert job.error is not None
+    assert (job.phase, job.error.transient, job.attempt) == (Phase.ERROR, True, 2)
+    assert engine.site.runs == [(job_id, 1), (job_id, 2)]
+
+
+@pytest.mark.covers("UWS-28", "3:queue-lost-wakeup")
+def test_an_abort_is_shown_at_once_and_the_workload_ends_after_it(engine: Engine) -> None:
+    job_id = started(engine)
+    assert engine.jobs.abort(NOBODY, "script", job_id).phase is Phase.ABORTED
+    assert engine.job(job_id).finalising
+    engine.work()
+    engine.hand_in(engine.job(job_id), {"half": b"x"})
+    engine.look()
+    job = engine.job(job_id)
+    assert (job.phase, job.workload) == (Phase.ABORTED, Workload.NONE)
+    assert [result.id for result in job.results] == ["half"]
+
+
+def test_a_deaf_workload_holds_its_slot_until_it_is_gone(engine: Engine) -> None:
+    job_id = started(engine)
+    engine.runner.deaf = True
+    engine.jobs.abort(NOBODY, "script", job_id)
+    engine.work()
+    engine.look()
+    assert engine.job(job_id).workload is Workload.STOPPING
+    assert engine.store.due(Due.STOP, engine.now, "local") == [job_id]
+    engine.runner.deaf = False
+    engine.reconcile()  # says again what was not heard
+    engine.work()
+    engine.look()
+    assert engine.job(job_id).workload is Workload.NONE
+
+
+@pytest.mark.covers("UWS-15", "UWS-16")
+def test_an_overrun_ends_in_abort(engine: Engine) -> None:
+    job_id = started(engine)
+    engine.hand_in(engine.job(job_id))
+    engine.runner.end(job_id, 1, Outcome(Cause.TIMED_OUT, "too long"))
+    engine.look()
+    job = engine.job(job_id)
+    assert (job.phase, job.workload) == (Phase.ABORTED, Workload.NONE)
+    assert "execution duration" in job.reason
+
+
+@pytest.mark.covers("3:reconciler", "UWS-15")
+def test_an_overrun_that_the_site_does_not_end_is_ended_by_the_reconciler(engine: Engine) -> None:
+    job = engine.submit(duration=60)
+    engine.work()
+    engine.runner.run(job.id, 1)
+    engine.look()
+    engine.now += 60_000
+    engine.reconcile()
+    assert engine.job(job.id).phase is Phase.EXECUTING  # the site's own limit goes first
+    engine.now += 15_000
+    engine.reconcile()
+    engine.work()
+    engine.look()
+    assert (engine.job(job.id).phase, engine.job(job.id).workload) == (Phase.ABORTED, Workload.NONE)
+
+
+@pytest.mark.covers("3:reconciler", "3:queue-lost-wakeup")
+def test_a_lost_wake_up_is_repeated(engine: Engine) -> None:
+    job = engine.submit()
+    engine.queue.__init__()  # type: ignore[misc]  # RQ has lost everything
+    engine.work()
+    assert engine.job(job.id).workload is Workload.WAITING
+    engine.reconcile()
+    engine.work()
+    assert engine.job(job.id).workload is Workload.ACTIVE
+
+
+@pytest.mark.covers("3:reconciler", "3:queue-claim")
+def test_a_claim_whose_worker_died_is_taken_again_as_the_same_attempt(engine: Engine) -> None:
+    job = engine.submit()
+    assert engine.store.claim("local", engine.worker._capacity, 60) == job.id
+    engine.reconcile()
+    engine.work()
+    assert engine.job(job.id).workload is Workload.CLAIMED
+    engine.now += 60_000
+    engine.reconcile()
+    engine.reconcile()
+    engine.work()
+    assert (engine.job(job.id).workload, engine.job(job.id).attempt) == (Workload.ACTIVE, 1)
+    assert list(engine.site.attempts) == [(job.id, 1)]
+
+
+def test_an_attempt_that_runs_although_its_launch_was_not_recorded_is_adopted(engine: Engine) -> None:
+    job = engine.submit()
+    engine.store.claim("local", engine.worker._capacity, 60)
+    spec_before = engine.worker._changes.apply
+    engine.worker._changes.apply = _raising(KeyboardInterrupt)  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        engine.worker._start(engine.job(job.id))  # dies after the start
+    engine.worker._changes.apply = spec_before  # type: ignore[method-assign]
+    engine.runner.run(job.id, 1)
+    engine.look()
+    assert (engine.job(job.id).phase, engine.job(job.id).workload) == (Phase.EXECUTING, Workload.ACTIVE)
+    engine.now += 120_000
+    engine.reconcile()
+    engine.work()
+    assert engine.site.runs == [(job.id, 1)]
+
+
+def _raising(error: type[BaseException]) -> Callable[..., object]:
+    def fail(*_: object) -> object:
+        raise error
+
+    return fail
+
+
+def test_a_busy_site_leaves_the_job_queued_with_the_reason(engine: Engine) -> None:
+    job = engine.submit()
+    engine.runner.busy = "no user id is free"
+    engine.work()
+    waiting = engine.job(job.id)
+    assert (waiting.phase, waiting.reason) == (Phase.QUEUED, "no user id is free")
+    engine.work()  # it does not turn in circles: nothing was woken
+    engine.runner.busy = ""
+    engine.reconcile()
+    engine.work()
+    assert engine.job(job.id).workload is Workload.ACTIVE
+
+
+def test_a_site_that_breaks_leaves_the_claim_to_lapse(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = engine.submit()
+    monkeypatch.setattr(engine.runner, "start", _raising(OSError))
+    engine.work()
+    assert engine.job(job.id).workload is Workload.CLAIMED
+    assert "OSError" in engine.job(job.id).reason
+    monkeypatch.undo()
+    engine.now += 60_000
+    engine.reconcile()
+    engine.reconcile()
+    engine.work()
+    assert (engine.job(job.id).workload, engine.job(job.id).attempt) == (Workload.ACTIVE, 1)
+
+
+@pytest.mark.covers("UWS-16", "UWS-69", "3:destruction")
+def test_destruction_archives_once_nothing_runs(engine: Engine) -> None:
+    job_id = started(engine)
+    engine.hand_in(engine.job(job_id), {"table": b"x"})
+    engine.jobs.set_destruction(NOBODY, "script", job_id, engine.now)
+    engine.reconcile()
+    assert engine.job(job_id).phase is Phase.ABORTED
+    engine.reconcile()
+    assert engine.job(job_id).phase is Phase.ABORTED  # it has not ended yet
+    engine.work()
+    engine.look()
+    engine.reconcile()
+    job = engine.job(job_id)
+    assert (job.phase, job.results) == (Phase.ARCHIVED, ())
+    assert list(engine.objects.list(job.prefix)) == []
+    assert engine.store.next_due() is None
+
+
+@pytest.mark.covers("UWS-68")
+def test_deleting_stops_first_and_clears_again_when_links_have_expired(engine: Engine) -> None:
+    job_id = started(engine)
+    engine.jobs.delete(NOBODY, "script", job_id)
+    with pytest.raises(NotFound):
+        engine.jobs.get(NOBODY, "script", job_id)
+    engine.reconcile()
+    assert engine.job(job_id).workload is Workload.STOPPING
+    engine.work()
+    engine.look()
+    engine.now += 5000
+    engine.reconcile()
+    assert list(engine.objects.list(f"jobs/{job_id}")) == []
+    engine.objects.put(f"jobs/{job_id}/1/results/late", b"by a link that was still good")
+    engine.now += LINKS_LIVE
+    engine.reconcile()
+    assert engine.store.get(job_id) is None
+    with pytest.raises(NotStored):
+        engine.objects.head(f"jobs/{job_id}/1/results/late")
+
+
+def test_uploads_of_a_job_that_never_came_to_be_are_cleared_away(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine.store, "create", _raising(SystemExit))
+    monkeypatch.setattr(engine.objects, "delete", _raising(SystemExit))  # the process is dead
+    with pytest.raises(SystemExit):
+        engine.submit()
+    monkeypatch.undo()
+    assert list(engine.objects.list("jobs"))
+    engine.reconcile()
+    assert list(engine.objects.list("jobs"))
+    engine.now += 3600_000
+    engine.reconcile()
+    assert not list(engine.objects.list("jobs"))
+
+
+def test_a_watcher_that_was_paused_does_no_harm(engine: Engine) -> None:
+    job_id = started(engine)
+    stale = engine.lease("watcher:local", "watcher a")
+    engine.now += 60_000
+    assert engine.store.lease("watcher:local", "watcher b", 10) is not None
+    engine.hand_in(engine.job(job_id))
+    engine.runner.end(job_id, 1, FAILED)
+    with pytest.raises(FencedOff):
+        engine.watcher.look(stale)
+    assert engine.job(job_id).phase is Phase.EXECUTING
+    assert engine.site.attempts
+
+
+def test_what_the_site_runs_of_unknown_jobs_is_left_alone(engine: Engine) -> None:
+    job_id = started(engine)
+    engine.store.remove(job_id)
+    engine.runner.end(job_id, 1)
+    engine.look()
+    assert engine.site.attempts
+
+
+def test_a_store_that_fails_in_between_costs_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = started(engine)
+    engine.hand_in(engine.job(job_id))
+    engine.runner.end(job_id, 1)
+    monkeypatch.setattr(engine.store, "change", _raising(StoreUnavailable))
+    with pytest.raises(StoreUnavailable):
+        engine.look()
+    monkeypatch.undo()
+    engine.look()
+    assert engine.job(job_id).phase is Phase.COMPLETED
+
+
+def test_a_change_whose_reply_was_lost_is_not_refused(engine: Engine) -> None:
+    """The first call is carried out and repeated by the client library, as after a lost connection."""
+    job = engine.submit(run=False)
+    assert isinstance(engine.store, MemoryStore)
+    change = engine.store.change
+    engine.store.change = lambda *words: change(*words) and change(*words)  # type: ignore[method-assign]
+    assert engine.jobs.run(NOBODY, "script", job.id).phase is Phase.QUEUED
+
+
+def test_of_two_changes_at_once_the_second_is_decided_anew(engine: Engine) -> None:
+    job = engine.submit(run=False)
+    assert isinstance(engine.store, MemoryStore)
+    change = engine.store.change
+
+    def meanwhile_aborted(*words: object) -> bool:
+        engine.store.change = change  # type: ignore[method-assign]
+        stored = engine.job(job.id)
+        assert change(stored, advance(stored, AbortRequested("by another"), engine.now))
+        return change(*words)  # type: ignore[arg-type]
+
+    engine.store.change = meanwhile_aborted  # type: ignore[method-assign]
+    assert engine.jobs.abort(NOBODY, "script", job.id).reason == "by another"
+
+
+def test_a_job_whose_service_has_gone_fails_with_that_sentence(engine: Engine) -> None:
+    job = engine.submit()
+    assert isinstance(engine.store, MemoryStore)
+    engine.store._jobs[job.id] = replace(job, service="withdrawn")
+    engine.work()
+    failed = engine.job(job.id)
+    assert failed.error is not None
+    assert (failed.phase, failed.workload) == (Phase.ERROR, Workload.NONE)
+    assert "withdrawn" in failed.error.message
+
+
+def test_a_second_watcher_takes_over(engine: Engine) -> None:
+    job_id = started(engine)
+    engine.hand_in(engine.job(job_id))
+    engine.runner.end(job_id, 1)
+    other = engine.another_watcher("watcher b")
+    assert engine.store.lease("watcher:local", "watcher b", 10) is None
+    engine.now += 10_001
+    lease = engine.store.lease("watcher:local", "watcher b", 10)
+    assert lease is not None
+    other.look(lease)
+    assert engine.job(job_id).phase is Phase.COMPLETED
