@@ -167,7 +167,7 @@ def worker(file: Path | None, data: Path | None, site: str, kind: str) -> None:
     from runners.worker import Worker
     from uws_server.factory import capacity
     from uws_server.queue.base import Work
-    from uws_server.queue.rq import RqWorker, WorkerBroke
+    from uws_server.queue.rq import RqWorker, WorkerBroke, connect
 
     work = Worker(
         site=site,
@@ -183,7 +183,7 @@ def worker(file: Path | None, data: Path | None, site: str, kind: str) -> None:
     )
     tasks.serve(tasks.Context(services.queue, work))
     try:
-        RqWorker(Work(kind), site, redis.Redis.from_url(settings.redis.url)).run()
+        RqWorker(Work(kind), site, connect(settings.redis.url)).run()
     except (WorkerBroke, redis.RedisError) as error:
         _fail(str(error), EX_TEMPFAIL)
 

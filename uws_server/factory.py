@@ -90,11 +90,9 @@ class Services:
     @cached_property
     def queue(self) -> RqQueue:
         """What wakes workers."""
-        import redis
+        from uws_server.queue.rq import RqQueue, connect
 
-        from uws_server.queue.rq import RqQueue
-
-        return RqQueue(redis.Redis.from_url(self.settings.redis.url, socket_timeout=10))
+        return RqQueue(connect(self.settings.redis.url))
 
     @cached_property
     def links(self) -> Links:

@@ -9,7 +9,7 @@ sets the flag anew. A flag whose task was lost expires after two seconds, after 
 wake-up, or the reconciler's, enqueues again.
 
 Cost of a wake-up in Redis: one round trip (SET and LLEN in one pipeline); for the one that finds the
-flag unset another (MULTI, SADD, HSET, PERSIST, RPUSH, EXEC). The task costs its worker one DEL beside
+flag unset another (MULTI, SADD, HSET, HSET, RPUSH, EXEC). The task costs its worker one DEL beside
 RQ's own 40 commands or so.
 """
 
@@ -20,6 +20,8 @@ import logging
 from types import FrameType
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from rq import Queue as RqQueues
 from rq import SimpleWorker
 
@@ -33,6 +35,14 @@ TASKS = {Work.START: "runners.tasks.start_work", Work.STOP: "runners.tasks.stop_
 _MOST_QUEUED = 8  # enough to be heard; with no worker at all the queue stays this short
 
 _log = logging.getLogger(__name__)
+
+
+def connect(url: str) -> redis.Redis:
+    """A connection that says at once when Redis is not there; it reconnects by itself, once a call.
+
+    redis-py's own patience, 8 s with growing pauses, would hold up a request for a mere wake-up.
+    """
+    return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 1), socket_timeout=10, socket_connect_timeout=5)
 
 
 def queue_name(work: Work, site: str) -> str:
@@ -71,14 +81,17 @@ class RqQueue:
                 pipeline.llen(queue.key)
                 first, length = pipeline.execute()
             if first and length < _MOST_QUEUED:
-                queue.enqueue_call(
-                    TASKS[work],
-                    args=(site,),
-                    timeout=TASK_SECONDS,
-                    result_ttl=0,
-                    failure_ttl=TASK_SECONDS,
-                    description=f"{work.value} {site}",
-                )
+                with self._redis.pipeline() as pipeline:
+                    queue.enqueue_call(
+                        TASKS[work],
+                        args=(site,),
+                        timeout=TASK_SECONDS,
+                        result_ttl=0,
+                        failure_ttl=TASK_SECONDS,
+                        description=f"{work.value} {site}",
+                        pipeline=pipeline,
+                    )
+                    pipeline.execute()
         except redis.RedisError as error:
             _log.warning("no wake-up to %s at %s: %s", work.value, site, error)
 

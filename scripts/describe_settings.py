@@ -1,0 +1,73 @@
+"""Write docs/configuration.md from the settings tree: ``python -m scripts.describe_settings``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ByteSize
+from pydantic.fields import FieldInfo
+
+from uws_server.config import Settings, describe
+
+PATH = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
+
+HEAD = """\
+# Configuration
+
+<!-- Written by scripts/describe_settings.py from uws_server/config.py; do not edit. -->
+
+Every setting has a default; on one machine nothing needs to be set. Settings come from four places; the
+later ones win:
+
+1. the defaults below,
+2. a YAML or TOML file, named by `--config FILE` or the environment's `UWS_CONFIG`,
+3. the environment: `UWS_WEB__PORT=8081` sets `web.port`; lists and maps are written as YAML, such as
+   `UWS_TEMPLATES__DIRECTORIES='[/srv/templates]'`,
+4. options of the command, such as `--port`.
+
+A key that does not exist is an error: the start is refused, and the key named with its place and the
+nearest one there is. Sizes take units (`64 MiB`). `deploy/uws.example.yaml` is a file to start from.
+"""
+
+
+def document(model: type[BaseModel]) -> str:
+    """The whole page."""
+    return HEAD + "".join(_section("", model, ""))
+
+
+def _section(name: str, model: type[BaseModel], intro: str) -> Iterator[str]:
+    deeper: list[tuple[str, type[BaseModel], str]] = []
+    rows: list[str] = []
+    for key, field in model.model_fields.items():
+        path = f"{name}.{key}" if name else key
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            deeper.append((path, field.annotation, (field.annotation.__doc__ or "").strip()))
+        elif get_origin(field.annotation) is dict:
+            inner = get_args(field.annotation)[1]
+            deeper.append((f"{path}.NAME", inner, f"{field.description} {(inner.__doc__ or '').strip()}"))
+        else:
+            rows.append(
+                f"| `{key}` | {describe(field.annotation)} | {_default(field)} | {field.description} |\n"
+            )
+    if rows:
+        heading = f"\n## `{name}`\n" if name else "\n## At the top\n"
+        yield heading + (f"\n{intro}\n" if intro else "")
+        yield "\n| Key | Type | Default | Meaning |\n|---|---|---|---|\n"
+        yield from rows
+    for path, inner, words in deeper:
+        yield from _section(path, inner, words)
+
+
+def _default(field: FieldInfo) -> str:
+    value: Any = field.default
+    if isinstance(value, ByteSize):
+        return f"`{value.human_readable()}`" if value else "`0`"
+    if value is None or value in {"", ()}:
+        return "empty"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+if __name__ == "__main__":
+    PATH.write_text(document(Settings), encoding="utf-8")
