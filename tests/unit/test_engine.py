@@ -11,11 +11,11 @@ from runners.base import Cause, Outcome
 from tests.engine import NOBODY, Engine
 from uws_server.domain.errors import NotFound
 from uws_server.domain.events import AbortRequested, advance
-from uws_server.domain.job import Workload
+from uws_server.domain.job import Job, Workload
 from uws_server.domain.phase import Phase
 from uws_server.service.reconcile import LINKS_LIVE
 from uws_server.storage.base import NotStored
-from uws_server.store.base import Due, FencedOff, StoreUnavailable
+from uws_server.store.base import Due, FencedOff, Lease, StoreUnavailable
 from uws_server.store.memory import MemoryStore
 
 FAILED = Outcome(Cause.FAILED, "Cell 4 of the notebook raised KeyError: 'flux'", "Traceback …", 1)
@@ -182,14 +182,14 @@ def test_a_claim_whose_worker_died_is_taken_again_as_the_same_attempt(engine: En
     assert list(engine.site.attempts) == [(job.id, 1)]
 
 
-def test_an_attempt_that_runs_although_its_launch_was_not_recorded_is_adopted(engine: Engine) -> None:
+def test_an_attempt_that_runs_although_its_launch_was_not_recorded_is_adopted(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = engine.submit()
-    engine.store.claim("local", engine.worker._capacity, 60)
-    spec_before = engine.worker._changes.apply
-    engine.worker._changes.apply = _raising(KeyboardInterrupt)  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        engine.worker._start(engine.job(job.id))  # dies after the start
-    engine.worker._changes.apply = spec_before  # type: ignore[method-assign]
+    monkeypatch.setattr(engine.changes, "apply", _raising(SystemExit))
+    with pytest.raises(SystemExit):
+        engine.work()  # dies after the start
+    monkeypatch.undo()
     engine.runner.run(job.id, 1)
     engine.look()
     assert (engine.job(job.id).phase, engine.job(job.id).workload) == (Phase.EXECUTING, Workload.ACTIVE)
@@ -332,18 +332,20 @@ def test_a_change_whose_reply_was_lost_is_not_refused(engine: Engine) -> None:
     assert engine.jobs.run(NOBODY, "script", job.id).phase is Phase.QUEUED
 
 
-def test_of_two_changes_at_once_the_second_is_decided_anew(engine: Engine) -> None:
+def test_of_two_changes_at_once_the_second_is_decided_anew(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = engine.submit(run=False)
     assert isinstance(engine.store, MemoryStore)
     change = engine.store.change
 
-    def meanwhile_aborted(*words: object) -> bool:
-        engine.store.change = change  # type: ignore[method-assign]
+    def meanwhile_aborted(before: Job, after: Job, lease: Lease | None = None) -> bool:
+        monkeypatch.undo()
         stored = engine.job(job.id)
         assert change(stored, advance(stored, AbortRequested("by another"), engine.now))
-        return change(*words)  # type: ignore[arg-type]
+        return change(before, after, lease)
 
-    engine.store.change = meanwhile_aborted  # type: ignore[method-assign]
+    monkeypatch.setattr(engine.store, "change", meanwhile_aborted)
     assert engine.jobs.abort(NOBODY, "script", job.id).reason == "by another"
 
 
