@@ -106,7 +106,7 @@ class ParameterType(Strict):
     max_length: int = Field(default=65536, ge=1)
     max_bytes: Size = 10 * 1024**3
     media_types: tuple[str, ...] = ()
-    schemes: tuple[Literal["http", "https", "s3", "file"], ...] = ("http", "https", "s3", "file")
+    schemes: tuple[Literal["http", "https", "s3", "file"], ...] = ("http", "https", "file")
 
     @field_validator("pattern")
     @classmethod

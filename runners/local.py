@@ -26,7 +26,7 @@ from typing import Any
 from runners import cgroups, ending, processes, site_files, trees
 from runners.base import Busy, Cause, Observation, Outcome, State
 from runners.isolation import Isolation, IsolationError, LocalSettings, package_root, probe, view
-from uws_server.domain.runspec import RunSpec
+from uws_server.domain.runspec import RunSpec, located
 
 __all__ = ["Isolation", "IsolationError", "LocalRunner", "LocalSettings", "probe"]
 
@@ -115,7 +115,7 @@ class LocalRunner:
             path.mkdir(mode=0o755, exist_ok=True)
         for name in ("outputs", "tmp", "uws"):
             (work / name).mkdir(mode=0o700, exist_ok=True)
-        parameters = json.dumps(spec.parameters)
+        parameters = json.dumps(located(spec.parameters, f"{work}/inputs", f"{work}/outputs"))
         site_files.write(str(work / "uws"), "parameters.json", parameters, durable=False, mode=0o644)
         if uid is not None:
             for name in ("outputs", "tmp", "uws"):
@@ -436,6 +436,7 @@ def substitute(item: str, places: dict[str, str]) -> str:
 
 def environment(spec: RunSpec, work: str) -> dict[str, str]:
     """The whole environment of the user's process; the run spec has the last word."""
+    own = located(spec.environment, f"{work}/inputs", f"{work}/outputs")
     return {
         "PATH": f"{os.path.dirname(sys.executable)}:/usr/local/bin:/usr/bin:/bin",
         "HOME": f"{work}/tmp",
@@ -448,7 +449,7 @@ def environment(spec: RunSpec, work: str) -> dict[str, str]:
         "UWS_PARAMETERS": f"{work}/uws/parameters.json",
         "UWS_PROGRESS": f"{work}/uws/progress",
         "UWS_ERROR": f"{work}/uws/error.json",
-        **spec.environment,
+        **own,
     }
 
 

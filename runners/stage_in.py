@@ -269,6 +269,9 @@ class _Staging:
         }
 
     def _fill(self, part: _Part, item: Input) -> None:
+        if item.content is not None:
+            part.add(item.content.encode())
+            return
         scheme = item.source.partition(":")[0].lower()
         if scheme in {"http", "https"}:
             self._persist(part, item, lambda: self._sources_chunks(part, item))

@@ -75,7 +75,8 @@ class RunSpec:
     ``command`` is the argument vector of the user's process, never a shell line; empty for a
     container that runs its image's own entry point. ``parameters`` are the typed values of the
     job, which reach the user's code as the JSON file named by ``UWS_PARAMETERS``;
-    ``environment`` holds further entries. Nothing in a run spec is a credential.
+    ``environment`` holds further entries; a text in them that begins with ``{inputs}/`` is a path, see
+    `located`. Nothing in a run spec is a credential.
     """
 
     job_id: str
@@ -115,3 +116,23 @@ class RunSpec:
             )
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not a run spec: {error}") from error
+
+
+def located(value: Any, inputs: str, outputs: str) -> Any:
+    """A parameter or environment value with the real directories, which only the runner knows.
+
+    Text that begins with ``{inputs}/`` or ``{outputs}/`` gets that word replaced, in lists and objects too;
+    nothing else is, so that a value can hold braces.
+    """
+    match value:
+        case str():
+            for word, directory in (("{inputs}", inputs), ("{outputs}", outputs)):
+                if value.startswith(f"{word}/"):
+                    return directory + value.removeprefix(word)
+            return value
+        case list():
+            return [located(item, inputs, outputs) for item in value]
+        case dict():
+            return {key: located(item, inputs, outputs) for key, item in value.items()}
+        case _:
+            return value
