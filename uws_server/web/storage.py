@@ -6,11 +6,11 @@ is plain text of one sentence.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 
 from flask import Blueprint, Response, request
 from werkzeug.datastructures import ETags, IfRange
-from werkzeug.exceptions import HTTPException
 from werkzeug.http import http_date
 
 from uws_server.service.results import Readable
@@ -38,8 +38,8 @@ def storage_blueprint(store: ObjectStore, links: Links) -> Blueprint:
     @blueprint.put("/<path:key>")
     def put(key: str) -> Response:
         limit = _verify(links, key)
-        # The link says how long the body may be, not the application's limit for forms.
-        request.max_content_length = None
+        # The link says how long the body may be, not the application's limit for forms. None would mean that.
+        request.max_content_length = sys.maxsize
         length = request.content_length
         if length is None and "chunked" not in request.headers.get("Transfer-Encoding", "").lower():
             return plain(411, "The length of the content is missing.")
@@ -80,12 +80,12 @@ def object_response(
     ):
         ranges = request.range.ranges
         if len(ranges) == 1:
-            wanted = request.range.range_for_length(stored.size)
-            if wanted is None:
+            start, end = _bounds(ranges[0], stored.size)
+            if start >= end:
                 refused = plain(416, f"The object has {stored.size} bytes; there is nothing in that range.")
                 refused.headers["Content-Range"] = f"bytes */{stored.size}"
                 return refused
-            (start, end), status = wanted, 206
+            status = 206
     body = () if request.method == "HEAD" else store.read(stored.key, start, end)
     response = _described(Response(body, status, mimetype=media_type, direct_passthrough=True), stored)
     response.headers["Content-Length"] = str(end - start)
@@ -122,6 +122,14 @@ def _described(response: Response, stored: Stored) -> Response:
     return response
 
 
+def _bounds(wanted: tuple[int, int | None], size: int) -> tuple[int, int]:
+    """Where a range begins and ends in an object of this size; a negative begin counts from the end."""
+    start, end = wanted
+    if start < 0:
+        return max(0, size + start), size
+    return start, size if end is None else min(end, size)
+
+
 def _range_holds(condition: IfRange, stored: Stored) -> bool:
     """Whether the range still refers to the object that the client has a part of."""
     if condition.etag is not None:
@@ -135,7 +143,7 @@ def _body(length: int | None) -> Iterator[bytes]:
     while True:
         try:
             chunk = request.stream.read(_CHUNK)
-        except (OSError, HTTPException) as error:  # as servers tell a broken connection
+        except Exception as error:  # each server has its own for a broken body
             raise _Broken from error
         if not chunk:
             break
