@@ -149,6 +149,14 @@ class Connection:
 
         return self._patiently(once, url, 0.0, safe=False)
 
+    def head(self, url: str) -> httpx.Headers:
+        """The headers that a GET would have; none where the server does not tell."""
+        try:
+            with self._streamed("HEAD", url, headers={"Accept-Encoding": "identity"}) as response:
+                return response.headers if response.is_success else httpx.Headers()
+        except httpx.TransportError:
+            return httpx.Headers()
+
     @contextmanager
     def stream(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
         """Bytes as they come, not decoded by this method; any status is handed to the caller.

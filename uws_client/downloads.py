@@ -38,6 +38,8 @@ _EXTENSIONS = {
     "application/xml": ".xml",
 }
 
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
+
 Received = Callable[[int, int | None], None]
 """Told how many bytes of how many are there."""
 
@@ -118,7 +120,7 @@ class Downloads:
         parts = safe_parts(result.id)
         name = parts[-1]
         if not Path(name).suffix:
-            name += _suffix(result)
+            name += self._suffix(result)
         stem, suffix, number = Path(name).stem, Path(name).suffix, 1
         while "/".join((*parts[:-1], name)).casefold() in self._taken:
             number += 1
@@ -129,6 +131,15 @@ class Downloads:
         if not path.parent.resolve().is_relative_to(self._directory.resolve()):
             raise Damaged(f"{path.parent} leads out of {self._directory}, so nothing is written there")
         return path
+
+    def _suffix(self, result: Result) -> str:
+        """An extension for an id that has none: of the link, of the file's name, of the media type."""
+        suffix = Path(unquote(urlsplit(result.url).path)).suffix
+        if not _SUFFIX.fullmatch(suffix):
+            suffix = Path(_file_name(self._connection.head(result.url))).suffix
+        if _SUFFIX.fullmatch(suffix):
+            return suffix
+        return _EXTENSIONS.get((result.media_type or "").partition(";")[0].strip().lower(), "")
 
     def _receive(self, result: Result, part: Path, received: Received | None) -> httpx.Headers:
         """Let ``part`` grow until it is whole; the headers that came with its last piece."""
@@ -226,14 +237,11 @@ def _told(headers: httpx.Headers) -> str | None:
         return None
 
 
-def _suffix(result: Result) -> str:
-    """An extension for a result whose id has none: from its link, else from its media type."""
-    suffix = Path(unquote(urlsplit(result.url).path)).suffix
-    if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", suffix):
-        return suffix
-    media_type = Message()
-    media_type["Content-Type"] = result.media_type or ""
-    return _EXTENSIONS.get(media_type.get_content_type() if result.media_type else "", "")
+def _file_name(headers: httpx.Headers) -> str:
+    """The name in ``Content-Disposition``, for its extension only."""
+    said = Message()
+    said["Content-Disposition"] = headers.get("Content-Disposition", "")
+    return said.get_filename("")
 
 
 def _sha256(path: Path) -> str:

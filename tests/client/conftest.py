@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ class Standin:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def answer(self) -> None:
                 parts = urlsplit(self.path)
@@ -74,17 +76,26 @@ class Standin:
                 if "Content-Length" not in reply.headers:
                     self.send_header("Content-Length", str(len(reply.body)))
                 self.end_headers()
+                if self.command == "HEAD":
+                    return
                 self.wfile.write(reply.body if reply.cut is None else reply.body[: reply.cut])
                 if reply.cut is not None:
                     self.close_connection = True
 
-            do_GET = do_POST = do_DELETE = do_PUT = answer  # noqa: N815
+            do_GET = do_HEAD = do_POST = do_DELETE = do_PUT = answer  # noqa: N815
 
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                # A client that hangs up early is what some tests are about.
+                if not isinstance(sys.exception(), ConnectionError):
+                    super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
@@ -116,6 +127,15 @@ class Time:
 
     def clock(self) -> float:
         return self.now
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A whole server of ours, over TCP, as the demo starts it: its base URL."""
+    from scripts.demo import server
+
+    with server(tmp_path_factory.mktemp("live")) as url:
+        yield url
 
 
 @pytest.fixture

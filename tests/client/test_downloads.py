@@ -202,6 +202,19 @@ def test_extension(
     assert Downloads(connection, tmp_path).fetch(result).path == tmp_path / name
 
 
+@pytest.mark.parametrize(
+    "said", ['inline; filename="table.ecsv"', "attachment; filename*=UTF-8''t%C3%A4ble.ecsv"]
+)
+def test_extension_of_the_name_that_the_server_gives(
+    standin: Standin, connection: Connection, tmp_path: Path, said: str
+) -> None:
+    named = Reply(b"abc", headers={"Content-Disposition": said})
+    standin.on("HEAD", "/r", named)
+    standin.on("GET", "/r", named)
+    result = Result("table", f"{standin.url}/r", None, "text/plain")
+    assert Downloads(connection, tmp_path).fetch(result).path == tmp_path / "table.ecsv"
+
+
 def test_a_link_in_the_directory_is_not_followed_out_of_it(
     standin: Standin, connection: Connection, tmp_path: Path
 ) -> None:
