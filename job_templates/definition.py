@@ -157,7 +157,7 @@ class Retention(Span):
 class ResourceLimits(Strict):
     """Defaults and ceilings."""
 
-    cpu: Cores = Cores(default=1000, max=4000)
+    cpu: Cores = Cores(default=1, max=4)
     memory: Bytes = Bytes(default=2 * 1024**3, max=8 * 1024**3)
     disk: Bytes = Bytes(default=10 * 1024**3, max=20 * 1024**3)
     gpu: Count = Count(default=0, max=0)

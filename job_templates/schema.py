@@ -19,8 +19,10 @@ from uws_server.domain.errors import BadRequest
 from uws_server.domain.job import Parameter
 from uws_server.domain.runspec import Resources
 
-_Read = Callable[[str], int]
-_Write = Callable[[int], str]
+_Measure = tuple[Callable[[str], int], Callable[[int], str], str]
+_CORES: _Measure = (read_cores, write_cores, "a number of cores")
+_SIZE: _Measure = (read_size, write_size, "a size such as 4GiB")
+_COUNT: _Measure = (read_count, str, "a whole number")
 
 
 class Template(Definition):
@@ -78,10 +80,10 @@ class Template(Definition):
                 asked[word] = parameter.value
         limits = self.resources
         return Resources(
-            cpu_milli=_asked(asked, "CPU", limits.cpu, (read_cores, write_cores), 1),
-            memory_bytes=_asked(asked, "MEMORY", limits.memory, (read_size, write_size), 1024**2),
-            disk_bytes=_asked(asked, "DISK", limits.disk, (read_size, write_size), 1024**2),
-            gpu=_asked(asked, "GPU", limits.gpu, (read_count, str), 0),
+            cpu_milli=_asked(asked, "CPU", limits.cpu, _CORES, 1),
+            memory_bytes=_asked(asked, "MEMORY", limits.memory, _SIZE, 1024**2),
+            disk_bytes=_asked(asked, "DISK", limits.disk, _SIZE, 1024**2),
+            gpu=_asked(asked, "GPU", limits.gpu, _COUNT, 0),
             processes=limits.processes,
         )
 
@@ -157,18 +159,18 @@ class Template(Definition):
         return None if self.content is None else read_parameters(self.content.encode())
 
 
-def _asked(asked: Mapping[str, str], word: str, span: Span, measure: tuple[_Read, _Write], least: int) -> int:
+def _asked(asked: Mapping[str, str], word: str, span: Span, measure: _Measure, least: int) -> int:
     if word not in asked:
         return span.default
-    read, write = measure
+    read, write, words = measure
     try:
-        amount, what = read(asked[word]), ""
-    except ValueError as error:
-        amount, what = -1, f"{error}, "
+        amount = read(asked[word])
+    except ValueError:
+        amount = -1
     if not least <= amount <= span.ceiling:
         raise BadRequest(
             f"parameter {word} is {shown(asked[word])}; "
-            f"it accepts {what}from {write(least)} to {write(span.ceiling)}"
+            f"it accepts {words} from {write(least)} to {write(span.ceiling)}"
         )
     return amount
 
