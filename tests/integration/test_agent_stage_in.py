@@ -583,6 +583,16 @@ def test_uploads(door: DoorDouble, tmp_path: Path, name: str) -> None:
     assert said["inputs"][0]["source"] == f"upload:{name}"
 
 
+def test_content_that_travels_in_the_run_spec(tmp_path: Path) -> None:
+    content = "print('ü')\n"
+    code, said, attempt = stage(tmp_path, Input("run.py", "template:script", mode=0o444, content=content))
+    assert code == 0, said
+    assert (attempt.inputs / "run.py").read_text() == content
+    assert said["inputs"][0]["source"] == "template:script"
+    said = failed(stage(tmp_path / "2", Input("run.py", "template:script", max_bytes=3, content=content)))
+    assert "larger than its limit of 3 bytes" in said["message"]
+
+
 def test_an_upload_that_is_not_there(door: DoorDouble, tmp_path: Path) -> None:
     with serving(door.app()) as port:
         said = failed(stage(tmp_path, Input("x", "upload:none"), port=port))
