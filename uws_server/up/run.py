@@ -182,19 +182,26 @@ class Up:
             return self._programs.start(Program(name, command, environment, descriptors))
 
         descriptor = listener.fileno()
-        keepers = [start("web", "web", "--descriptor", str(descriptor), descriptors=(descriptor,))]
+        web = start("web", "web", "--descriptor", str(descriptor), descriptors=(descriptor,))
+        isolation = self._isolation()
+        await self._wait_for(self._healthy, [web])
+        if self._stop.is_set():
+            return
+        # Each of these reads as many modules as web does; side by side they would only make web late.
         for site, settled in self._settings.sites.items():
             for work, count in ((Work.START, settled.start_workers), (Work.STOP, settled.stop_workers)):
                 for number in range(count):
                     name = f"{work.value}-{site}" + (f"-{number + 1}" if count > 1 else "")
-                    keepers.append(start(name, "worker", "--site", site, "--queue", work.value))
-            keepers.append(start(f"watch-{site}", "watch", "--site", site))
-        keepers.append(start("reconcile", "reconcile"))
-        isolation = self._isolation()
-        await self._wait_for(self._healthy, keepers)
-        if not self._stop.is_set():
-            self._on_ready(self._ready(isolation))
-        await self._stop.wait()
+                    start(name, "worker", "--site", site, "--queue", work.value)
+            start(f"watch-{site}", "watch", "--site", site)
+        start("reconcile", "reconcile")
+        self._on_ready(self._ready(isolation))
+        while not self._stop.is_set():
+            for keeper in self._programs.keepers:
+                if keeper.exit_code == EX_CONFIG:
+                    raise CannotStart(_last_words(keeper))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), 1)
 
     def _ready(self, isolation: tuple[str, ...]) -> Ready:
         return Ready(
@@ -235,8 +242,7 @@ class Up:
                 return
             for keeper in keepers:
                 if keeper.failures >= 3 or (keeper.failures and keeper.exit_code == EX_CONFIG):
-                    lines = "\n".join(f"  {line}" for line in keeper.tail)
-                    raise CannotStart(f"{keeper.program.name} does not start\n{lines}".rstrip())
+                    raise CannotStart(_last_words(keeper))
             if time.monotonic() > deadline:
                 raise CannotStart(f"not ready after {START_SECONDS:g} s")
             await asyncio.sleep(0.01)
@@ -270,6 +276,10 @@ class Up:
         sys.stderr.flush()
 
 
+def _last_words(keeper: Keeper) -> str:
+    return "\n".join((f"{keeper.program.name} does not start", *(f"  {line}" for line in keeper.tail)))
+
+
 def log_line(name: str, line: str, form: str) -> str:
     """A child's line as `up` writes it: with the program's name, and as JSON where that is wanted."""
     if form == "text":
@@ -292,5 +302,3 @@ def ready_json(ready: Ready) -> str:
 def _environment() -> dict[str, str]:
     """Ours without our settings: children read those from one file."""
     return {name: value for name, value in os.environ.items() if not name.startswith("UWS_")}
-
-
