@@ -209,7 +209,7 @@ class Follower:
         while not (self._attempt.ended() or self._deadline.near):
             now = time.monotonic()
             if now >= upload_at:
-                with suppress(Away):
+                with suppress(Away, OSError):  # nothing is lost: such as a disk that is full for a while
                     logs.upload()
                 upload_at = time.monotonic() + pace(now - start)
             if now >= report_at:

@@ -447,6 +447,32 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
     assert int(run.stdout) < 16  # MiB
 
 
+def test_a_slow_disk_holds_up_no_greenlet(tmp_path: Path) -> None:
+    """In a process that gevent has patched, others go on while a put waits for the disk."""
+    script = f"""
+from gevent import monkey, sleep, spawn
+monkey.patch_all()
+import os
+from pathlib import Path
+from uws_server.storage.file import FileStore
+from uws_server.storage.links import Links
+wait = monkey.get_original("time", "sleep")
+os.fsync = lambda descriptor: wait(0.2)
+ticks = []
+def tick():
+    while True:
+        ticks.append(1)
+        sleep(0.01)
+spawn(tick)
+FileStore(Path({str(tmp_path)!r}), Links(b"s" * 32)).put("a/b", b"x")
+print(len(ticks))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert int(run.stdout) > 10
+
+
 def test_descriptors_are_given_back(files: FileStore) -> None:
     files.put("a/b", bytes(1_000_000))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

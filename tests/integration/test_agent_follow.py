@@ -532,6 +532,21 @@ def test_the_web_stays_away(tmp_path: Path) -> None:
     assert said["transient"]
 
 
+def test_a_disk_that_is_full_for_a_while(door: DoorDouble, port: int, tmp_path: Path) -> None:
+    """The agent cannot write down what it does, so it does nothing; then it goes on."""
+    attempt = Attempt(tmp_path / "a", port)
+    (attempt.top / "agent-state.json.new").mkdir()
+    (attempt.logs / "stdout").write_text("log")
+    (attempt.uws / "progress").write_text("1 3\n")
+    agent = attempt.start("follow")
+    until(lambda: door.progress)
+    assert door.names("logs") == []
+    (attempt.top / "agent-state.json.new").rmdir()
+    until(lambda: door.log("stdout") == b"log")
+    attempt.end()
+    assert ended(agent) == 0
+
+
 # SIGTERM ------------------------------------------------------------------------------------------
 
 

@@ -96,7 +96,7 @@ class Door:
         if wanted.method == "GET":
             kind, _, name = wanted.name.partition("/")
             if kind != "parameters" or not any(p.name == name and p.upload for p in job.parameters):
-                raise NotFound(f"the job has no upload {wanted.name[:80]!r}")
+                raise BadRequest(f"the job has no upload {wanted.name[:80]!r}")
             return Link("GET", self._objects.sign("GET", parameter_key(job.id, name), 3600))
         if _NAME.fullmatch(wanted.name) is None:
             raise BadRequest(f"{wanted.name[:80]!r} is no name for what an attempt may store")

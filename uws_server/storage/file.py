@@ -15,6 +15,7 @@ import errno
 import os
 import secrets
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -32,23 +33,29 @@ _TRIES = 50
 _LEFT_BEHIND = 24 * 3600  # s
 
 
-def directly(step: Callable[[], None]) -> None:
-    """Run a step that waits for the disk where we stand."""
+def _directly(step: Callable[[], None]) -> None:
     step()
 
 
+def _beside_greenlets(step: Callable[[], None]) -> None:
+    from gevent import get_hub
+
+    get_hub().threadpool.apply(step)
+
+
+def _way_aside() -> Callable[[Callable[[], None]], None]:
+    """How to run a step that waits for the disk: where gevent serves, in a thread, so that others go on."""
+    monkey = sys.modules.get("gevent.monkey")
+    patched = monkey is not None and monkey.is_module_patched("threading")
+    return _beside_greenlets if patched else _directly
+
+
 class FileStore:
-    """An object store in the directory ``root``, which is made when it is not there.
+    """An object store in the directory ``root``, which is made when it is not there."""
 
-    ``aside`` runs the steps that wait for the disk; a server of greenlets gives one that lets the
-    others go on meanwhile.
-    """
-
-    def __init__(
-        self, root: Path, links: Links, aside: Callable[[Callable[[], None]], None] = directly
-    ) -> None:
+    def __init__(self, root: Path, links: Links) -> None:
         self._links = links
-        self._aside = aside
+        self._aside = _way_aside()
         with _told(root):
             for name in ("objects", "tmp"):
                 (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
