@@ -90,9 +90,14 @@ def become_subreaper() -> None:
     check(prctl(PR_SET_CHILD_SUBREAPER, 1), "subreaper")
 
 
-def die_with_parent() -> None:
-    """SIGKILL for this process when the one that forked it ends, however it ends."""
+def die_with_parent(parent: int | None) -> None:
+    """SIGKILL for this process when the one that forked it ends, however it ends.
+
+    :param parent: its pid, for it may have ended before this call; None where it cannot be seen.
+    """
     check(prctl(PR_SET_PDEATHSIG, signal.SIGKILL), "parent death signal")
+    if parent is not None and os.getppid() != parent:
+        os._exit(SETUP_FAILED)
 
 
 def drop_privileges(uid: int | None, gid: int | None) -> None:
@@ -230,10 +235,11 @@ class PlainTree(Tree):
 
     def spawn(self, streams: tuple[int, int, int], doors: list[int]) -> None:
         become_subreaper()
+        parent = os.getpid()
         self.leader = os.fork()
         if self.leader == 0:
             try:
-                die_with_parent()
+                die_with_parent(parent)
                 os.setsid()
                 apply_rlimits(self._plan["rlimits"])
                 drop_privileges(None, None)
@@ -284,10 +290,11 @@ class BubblewrapTree(Tree):
     def spawn(self, streams: tuple[int, int, int], doors: list[int]) -> None:
         become_subreaper()
         information_out, information_in = os.pipe()
+        parent = os.getpid()
         self.leader = os.fork()
         if self.leader == 0:
             try:
-                die_with_parent()
+                die_with_parent(parent)
                 os.setsid()
                 for target, source in enumerate(streams):
                     os.dup2(source, target, inheritable=True)
@@ -374,7 +381,7 @@ class NamespaceTree(Tree):
     def _be_init(self, streams: tuple[int, int, int], doors: list[int]) -> NoReturn:
         """Process 1: builds the view, starts the user's process, reaps, passes SIGTERM on."""
         try:
-            die_with_parent()
+            die_with_parent(None)  # the gate ends it if the supervisor has died already
             watched = {signal.SIGTERM, signal.SIGCHLD}
             signal.pthread_sigmask(signal.SIG_BLOCK, watched)
             os.setsid()
@@ -446,8 +453,12 @@ def build_view(plan: dict[str, Any]) -> None:
     bind(work, root + work, read_only=False)
     bind(f"{work}/inputs", f"{root}{work}/inputs", read_only=True)
     os.chdir(root)
-    check(_libc.pivot_root(b".", b"."), "pivot_root")
-    check(_libc.umount2(b".", MNT_DETACH), "umount of the old root")
+    if _libc.pivot_root(b".", b".") == 0:
+        check(_libc.umount2(b".", MNT_DETACH), "umount of the old root")
+    elif ctypes.get_errno() == errno.EINVAL:  # we live in a chroot ourselves
+        os.chroot(".")  # no way out without a capability, and no user namespace from within
+    else:
+        raise OSError(ctypes.get_errno(), "pivot_root")
     os.chdir("/")
     flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV
     check(_libc.mount(None, b"/", None, ctypes.c_ulong(flags), None), "read-only root")

@@ -50,10 +50,11 @@ class Agent:
     """One run of the agent program, for `stage-in` or `follow`."""
 
     def __init__(self, plan: dict[str, Any], verb: str, directory: str) -> None:
+        parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                sandbox.die_with_parent()
+                sandbox.die_with_parent(parent)
                 os.setsid()
                 argv = [*plan["agent"], verb, directory]
                 null = os.open(os.devnull, os.O_RDWR)
@@ -147,7 +148,9 @@ class DiskWatch:
         return min(4096, self._limits[place] // 2)
 
     def _entries(self, pids: Callable[[], set[int]]) -> Iterator[tuple[str, int]]:
-        for place in ("outputs", "tmp", "uws"):
+        for place in os.listdir(self._work):
+            if place == "inputs":
+                continue
             for size in trees.usage(f"{self._work}/{place}"):
                 yield place, size
         for size in trees.deleted(pids(), os.stat(self._work).st_dev):

@@ -15,7 +15,7 @@ from typing import Any
 
 from runners import cgroups, processes
 from runners.base import Observation, State
-from runners.isolation import IsolationError
+from runners.isolation import IsolationError, Mode
 from runners.local import LocalRunner, LocalSettings, probe
 from uws_server.domain.runspec import Limits, Resources, RunSpec
 
@@ -33,12 +33,13 @@ SMALL = Resources(memory_bytes=256 * 1024**2, disk_bytes=64 * 1024**2, processes
 _numbers = itertools.count(1)
 
 
-def modes() -> list[str]:
+def modes() -> list[Mode]:
     """The ways of isolation that work for this user on this machine."""
-    working = []
-    for mode in ("namespaces", "bubblewrap", "none"):
+    working: list[Mode] = []
+    every: tuple[Mode, ...] = ("namespaces", "bubblewrap", "none")
+    for mode in every:
         try:
-            probe(LocalSettings(isolation=mode))  # type: ignore[arg-type]
+            probe(LocalSettings(isolation=mode))
         except IsolationError:
             continue
         working.append(mode)
@@ -70,11 +71,11 @@ def with_command_line(mark: str) -> list[int]:
 class LocalSite:
     """One site directory and a runner on it."""
 
-    def __init__(self, directory: Path, mode: str, **settings: Any) -> None:
+    def __init__(self, directory: Path, mode: Mode, **settings: Any) -> None:
         self.directory = directory
         self.cgroup = f"uwstest-{os.getpid()}-{next(_numbers)}"
         self.settings = LocalSettings(
-            isolation=mode,  # type: ignore[arg-type]
+            isolation=mode,
             cgroup=self.cgroup,
             uid_registry=directory / "uids",
             **{"agent": ("/bin/sh", "-c", AGENT, "agent"), **settings},
@@ -141,7 +142,9 @@ class LocalSite:
         return pid
 
     def kill_supervisor(self, spec: RunSpec) -> None:
-        os.kill(self.supervisor(spec), signal.SIGKILL)
+        supervisor = processes.identify(self.supervisor(spec))
+        os.kill(supervisor[0], signal.SIGKILL)
+        until(lambda: not processes.lives(supervisor), "the supervisor's end")
 
     def close(self) -> None:
         """Stop, forget, and check that nothing is left."""
@@ -159,12 +162,16 @@ class LocalSite:
         assert not list((self.directory / "trash").iterdir())
         until(lambda: not with_command_line(f"{self.directory}/attempts/"), "the end of all processes")
         roots = {*cgroups.hierarchies().values(), f"{cgroups.ROOT}/systemd", f"{cgroups.ROOT}/unified"}
-        cgroups.sweep(self.cgroup)
-        assert not [root for root in roots if Path(root, self.cgroup).exists()]
+
+        def swept() -> bool:  # a supervisor that has said its last word may be in its group yet
+            cgroups.sweep(self.cgroup)
+            return not [root for root in roots if Path(root, self.cgroup).exists()]
+
+        until(swept, "the end of all control groups")
 
 
 def _has_sandbox_parent(pid: int) -> bool:
-    """Is it the supervisor's fork, our process 1 of the sandbox?"""
+    """Whether it is the supervisor's fork, our process 1 of the sandbox."""
     process = processes.look_up(pid)
     try:
         parent = Path(f"/proc/{process.parent if process else 0}/cmdline").read_bytes()
@@ -174,7 +181,7 @@ def _has_sandbox_parent(pid: int) -> bool:
 
 
 @contextmanager
-def local_site(directory: Path, mode: str, **settings: Any) -> Iterator[LocalSite]:
+def local_site(directory: Path, mode: Mode, **settings: Any) -> Iterator[LocalSite]:
     """A site that is closed, and found clean, at the end."""
     site = LocalSite(directory, mode, **settings)
     try:

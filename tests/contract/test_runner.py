@@ -23,7 +23,9 @@ URL, TOKEN = "http://127.0.0.1:9/agent/v1", "token"
 class Site(Protocol):
     """A runner, and the power over what its jobs do."""
 
-    runner: Runner
+    @property
+    def runner(self) -> Runner:
+        """The runner."""
 
     def job(self, does: str) -> RunSpec:
         """A run spec whose code does "succeed", "fail" with code 3, or "stay" until it is stopped."""
@@ -86,9 +88,10 @@ class OfFake:
         return self.runner.site.runs.count((spec.job_id, spec.attempt))
 
 
-class OfLocal:
-    _DOES = {"succeed": "true", "fail": "exit 3", "stay": "while [ ! -e go ]; do sleep 0.05; done"}
+_DOES = {"succeed": "true", "fail": "exit 3", "stay": "while [ ! -e go ]; do sleep 0.05; done"}
 
+
+class OfLocal:
     def __init__(self, site: LocalSite) -> None:
         self._site = site
         self.runner: Runner = site.runner
@@ -96,7 +99,7 @@ class OfLocal:
         self.reach = site.reached
 
     def job(self, does: str) -> RunSpec:
-        return self._site.spec("/bin/sh", "-c", f"echo run >>runs; {self._DOES[does]}")
+        return self._site.spec("/bin/sh", "-c", f"echo run >>runs; {_DOES[does]}")
 
     def report(self, spec: RunSpec, done: int, of: int) -> None:
         (self._site.attempt(spec) / "work/uws/progress").write_text(f"{done} {of}\n")
@@ -123,7 +126,7 @@ def observed(runner: Runner) -> dict[tuple[str, int], Observation]:
     return {(seen.job_id, seen.attempt): seen for seen in runner.observe()}
 
 
-@pytest.mark.covers("3:local-runner")
+@pytest.mark.covers("3:local-runner", "3:contract-runner")
 def test_an_attempt_runs_to_its_end(site: Site) -> None:
     spec = site.job("succeed")
     site.runner.start(spec, URL, TOKEN)
@@ -135,7 +138,7 @@ def test_an_attempt_runs_to_its_end(site: Site) -> None:
     assert site.runs(spec) == 1
 
 
-@pytest.mark.covers("3:local-runner")
+@pytest.mark.covers("3:local-runner", "3:contract-runner")
 def test_a_failure_tells_its_exit_code(site: Site) -> None:
     spec = site.job("fail")
     site.runner.start(spec, URL, TOKEN)
@@ -145,7 +148,7 @@ def test_a_failure_tells_its_exit_code(site: Site) -> None:
     assert outcome.message == "The program ended with exit code 3."
 
 
-@pytest.mark.covers("3:local-runner")
+@pytest.mark.covers("3:local-runner", "3:contract-runner")
 def test_starting_again_starts_nothing(site: Site) -> None:
     spec = site.job("stay")
     site.runner.start(spec, URL, TOKEN)
@@ -158,7 +161,7 @@ def test_starting_again_starts_nothing(site: Site) -> None:
     assert site.runs(spec) <= 1
 
 
-@pytest.mark.covers("3:local-runner")
+@pytest.mark.covers("3:local-runner", "3:contract-runner")
 def test_two_starts_at_once_run_it_once(site: Site) -> None:
     spec = site.job("succeed")
     together = threading.Barrier(6)
@@ -177,7 +180,7 @@ def test_two_starts_at_once_run_it_once(site: Site) -> None:
     assert site.runs(spec) == 1
 
 
-@pytest.mark.covers("3:local-runner")
+@pytest.mark.covers("3:local-runner", "3:contract-runner")
 def test_stop_ends_a_running_attempt(site: Site) -> None:
     spec = site.job("stay")
     site.runner.start(spec, URL, TOKEN)
@@ -188,7 +191,7 @@ def test_stop_ends_a_running_attempt(site: Site) -> None:
     assert (outcome.cause, outcome.message) == (Cause.STOPPED, "The job was stopped on request.")
 
 
-@pytest.mark.covers("3:local-runner")
+@pytest.mark.covers("3:local-runner", "3:contract-runner")
 def test_stop_before_start_means_never(site: Site) -> None:
     spec = site.job("succeed")
     site.runner.stop(spec.job_id, 1)
@@ -200,7 +203,7 @@ def test_stop_before_start_means_never(site: Site) -> None:
     assert site.runs(spec) == 0
 
 
-@pytest.mark.covers("3:local-runner")
+@pytest.mark.covers("3:local-runner", "3:contract-runner")
 def test_stop_after_the_end_changes_nothing(site: Site) -> None:
     spec = site.job("fail")
     site.runner.start(spec, URL, TOKEN)
@@ -221,7 +224,7 @@ def test_a_later_runner_sees_and_stops_what_an_earlier_started(site: Site) -> No
     assert site.reach(spec, State.ENDED).outcome
 
 
-@pytest.mark.covers("3:local-runner")
+@pytest.mark.covers("3:local-runner", "3:contract-runner")
 def test_what_is_broken_off_is_lost_and_never_run_again(site: Site) -> None:
     spec = site.job("stay")
     site.runner.start(spec, URL, TOKEN)
@@ -239,7 +242,7 @@ def test_what_is_broken_off_is_lost_and_never_run_again(site: Site) -> None:
     assert {1, 2} == {attempt for _, attempt in observed(site.runner)}
 
 
-@pytest.mark.covers("3:local-runner")
+@pytest.mark.covers("3:local-runner", "3:contract-runner")
 def test_forget_removes_only_what_has_ended(site: Site) -> None:
     spec = site.job("stay")
     site.runner.start(spec, URL, TOKEN)
@@ -254,7 +257,7 @@ def test_forget_removes_only_what_has_ended(site: Site) -> None:
     assert observed(site.another()) == {}
 
 
-@pytest.mark.covers("3:local-runner")
+@pytest.mark.covers("3:local-runner", "3:contract-runner")
 def test_wait_returns_with_news_or_in_time(site: Site) -> None:
     site.runner.wait(0)
     begun = time.monotonic()
@@ -268,7 +271,7 @@ def test_wait_returns_with_news_or_in_time(site: Site) -> None:
     assert not waiting.is_alive()
 
 
-@pytest.mark.covers("3:local-runner")
+@pytest.mark.covers("3:local-runner", "3:contract-runner")
 def test_progress_is_told(site: Site) -> None:
     spec = site.job("stay")
     site.runner.start(spec, URL, TOKEN)
@@ -277,7 +280,7 @@ def test_progress_is_told(site: Site) -> None:
     assert observed(site.runner)[spec.job_id, 1].progress == (3, 10)
 
 
-@pytest.mark.covers("3:local-runner")
+@pytest.mark.covers("3:local-runner", "3:contract-runner")
 def test_what_the_site_cannot_run_is_refused(site: Site) -> None:
     spec = replace(site.job("succeed"), kind="container", image="busybox")
     site.runner.start(spec, URL, TOKEN)
@@ -288,7 +291,7 @@ def test_what_the_site_cannot_run_is_refused(site: Site) -> None:
     assert site.runs(spec) == 0
 
 
-@pytest.mark.covers("3:local-runner")
+@pytest.mark.covers("3:local-runner", "3:contract-runner")
 def test_the_double_can_be_busy_and_its_jobs_deaf() -> None:
     runner = FakeRunner()
     spec = RunSpec(JOB, 1, "test", "command", ("x",))
