@@ -155,16 +155,16 @@ def read_file(path: Path) -> tuple[Template | None, list[Problem]]:
         # Through JSON, for there strictness takes a list for a tuple but "3" for no number.
         definition = Definition.model_validate_json(json.dumps(marked.data), strict=True)
     except ValidationError as error:
-        return None, [
+        return None, sorted(
             Problem(file, _line(marked, item["loc"], item["type"]), _sentence(item))
             for item in error.errors(include_url=False)
-        ]
+        )
     content, found = _read_notebook(path, definition)
     found += definition.problems()
     if not found:
         found = _example_problems(definition)
     if found:
-        return None, [Problem(file, marked.line(place), sentence) for place, sentence in found]
+        return None, sorted(Problem(file, marked.line(place), sentence) for place, sentence in found)
     digest = hashlib.sha256(raw + (content or "").encode()).hexdigest()
     return Template(**dict(definition), digest=digest, content=content), []
 

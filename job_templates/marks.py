@@ -76,7 +76,8 @@ def read(text: str) -> Marked:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise Unreadable(error.problem or "not YAML", mark.line + 1 if mark else 1) from None
+        begun = f" ({error.context}, line {error.context_mark.line + 1})" if error.context_mark else ""
+        raise Unreadable((error.problem or "not YAML") + begun, mark.line + 1 if mark else 1) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise Unreadable(

@@ -155,8 +155,8 @@ REFUSALS = [
         "bnad",
         "R",
         (
-            "service t has no parameter 'bnad'; it accepts Title, code, steps, period, deep, band, since, any, "
-            "opts, image, more, args, env, radii; did you mean band?"
+            "service t has no parameter 'bnad'; it accepts Title, code, steps, period, deep, band, since, "
+            "any, opts, image, more, args, env, radii; did you mean band?"
         ),
     ),
     ("p.N", "1", "service t has no parameter 'p.N'"),
@@ -209,9 +209,7 @@ def test_a_missing_required_parameter_is_named() -> None:
 def test_a_file_is_taken_only_where_one_is_due_and_not_too_large() -> None:
     with pytest.raises(BadRequest, match="parameter steps takes text, not a file"):
         TEMPLATE.check([Parameter("steps", "x", Upload(1, "0" * 64, "text/plain"))])
-    with pytest.raises(
-        BadRequest, match=r"file for parameter image has 1001 bytes; it accepts .* 1000 B"
-    ):
+    with pytest.raises(BadRequest, match=r"file for parameter image has 1001 bytes; it accepts .* 1000 B"):
         TEMPLATE.check([Parameter("image", "x", Upload(1001, "0" * 64, "text/plain"))])
     with pytest.raises(BadRequest, match=r"name the further ones more\.2, more\.3"):
         TEMPLATE.check([Parameter("more", "x", Upload(1, "0" * 64, "text/plain"))] * 2)

@@ -1,0 +1,282 @@
+"""Template files: what is wrong is told all at once, each with file, line and the nearest valid word."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from job_templates import catalog, marks
+from uws_server.domain.errors import NotFound
+
+GOOD = """\
+name: stars
+title: Count stars
+kind: command
+command: ["{python}", "-c", "pass", "{value:field}"]
+parameters:
+  - name: field
+    type: string
+outputs:
+  - id: result
+    glob: "*.csv"
+    media_type: text/csv
+"""
+
+
+def write(folder: Path, text: str, name: str = "stars.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(folder: Path, text: str) -> list[str]:
+    path = write(folder, text)
+    return [problem.removeprefix(f"{path}:") for problem in catalog.check([folder], shipped=False)]
+
+
+@pytest.mark.covers("3:templates-check", "3:template-notebook", "3:template-lightcurve", "3:template-script")
+def test_the_shipped_templates_are_without_mistakes() -> None:
+    assert catalog.check() == []
+    assert [template.name for template in catalog.load()] == ["container", "lightcurve", "notebook", "script"]
+
+
+@pytest.mark.covers("3:templates-yaml", "3:templates-outputs")
+def test_a_yaml_file_makes_a_service(tmp_path: Path) -> None:
+    write(tmp_path, GOOD)
+    services = catalog.load([tmp_path])
+    assert [template.name for template in services] == [
+        "container",
+        "lightcurve",
+        "notebook",
+        "script",
+        "stars",
+    ]
+    assert "stars" in services
+    assert len(services) == 5
+    stars = services.get("stars")
+    assert (stars.kind, stars.sync_result) == ("command", "result")
+    assert stars.outputs[0].media_type == "text/csv"
+    with pytest.raises(NotFound, match=r"there is no service 'star'; did you mean stars\?"):
+        services.get("star")
+
+
+def test_the_digest_changes_with_the_text_and_with_the_notebook(tmp_path: Path) -> None:
+    source = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
+    write(tmp_path, "name: nb\ntitle: T\nkind: notebook\nnotebook: a.ipynb\n", "nb.yaml")
+    notebook = write(tmp_path, json.dumps(source), "a.ipynb")
+    first = catalog.load([tmp_path]).get("nb")
+    notebook.write_text(json.dumps(source, indent=1))
+    second = catalog.load([tmp_path]).get("nb")
+    write(tmp_path, "name: nb\ntitle: U\nkind: notebook\nnotebook: a.ipynb\n", "nb.yaml")
+    third = catalog.load([tmp_path]).get("nb")
+    assert len({first.digest, second.digest, third.digest}) == 3
+    assert second.content == notebook.read_text()
+
+
+def test_an_operators_template_takes_the_place_of_a_shipped_one_but_not_of_another(tmp_path: Path) -> None:
+    write(tmp_path, GOOD.replace("name: stars", "name: script"))
+    assert catalog.load([tmp_path]).get("script").title == "Count stars"
+    write(tmp_path, GOOD.replace("name: stars", "name: script"), "again.yml")
+    (problem,) = catalog.check([tmp_path])
+    assert "service 'script' is made by" in problem
+
+
+@pytest.mark.covers("3:templates-check", "3:names-collide")
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ("title:", "titel:", ["1: 'title' is missing", "2: unknown key 'titel'; did you mean title?"]),
+        ("    type: string", "    typ: string", ["6: 'parameters.0.type' is missing", None]),
+        (
+            "type: string",
+            "type: float",
+            ["7: parameters.0.type: input should be 'string', 'integer', 'number', …"],
+        ),
+        (
+            "kind: command",
+            "kind: script",
+            ["3: kind: input should be 'notebook', 'container' or 'command' …"],
+        ),
+        (
+            "name: stars",
+            "name: Stars!",
+            ["1: name: 'Stars!' is no service name: lower-case letters, digits and …"],
+        ),
+        (
+            "name: stars",
+            "name: services",
+            ["1: a service cannot be named 'services': the server uses that path …"],
+        ),
+        (
+            "name: field",
+            "name: Phase",
+            ["4: {value:field} names no parameter", "6: parameter 'Phase' is a control …"],
+        ),
+        (
+            "name: field",
+            "name: cpu",
+            ["4: {value:field} names no …", "6: parameter 'cpu' is a resource word that …"],
+        ),
+        (
+            "    type: string\n",
+            "    type: string\n  - {name: Field, type: string}\n",
+            ["8: parameters 'field' and 'Field' differ in case only (DALI-06)"],
+        ),
+        ("{value:field}", "{value:feild}", ["4: {value:feild} names no parameter; did you mean field?"]),
+        ("{python}", "{pyton}", ["4: {pyton} is nothing that a runner replaces; did you mean python?"]),
+        ("id: result", "id: table", ["9: the only output of a service has the id 'result'"]),
+        ("id: result", "id: stdout", ["9: outputs.0: the result id 'stdout' is the server's own"]),
+        ('"*.csv"', '"../*.csv"', ["9: outputs.0: the glob '../*.csv' leaves the outputs directory"]),
+        (
+            "type: string",
+            "type: integer\n    default: many",
+            ["8: parameter field is 'many'; it accepts a whole …"],
+        ),
+        (
+            "type: string",
+            "type: number\n    min: 3\n    max: 1",
+            ["6: parameters.0: parameter field: 'min' is above 'max'"],
+        ),
+        (
+            "type: string",
+            'type: string\n    pattern: "["',
+            ["8: parameters.0.pattern: '[' is no regular expression: unterminated …"],
+        ),
+        (
+            "kind: command\n",
+            "kind: command\nresources:\n  cpu: {default: 9, max: 4}\n",
+            ["5: resources.cpu: 'default' is above 'max'"],
+        ),
+        (
+            "kind: command\n",
+            "kind: command\nresources:\n  memory: {default: much}\n",
+            ["5: resources.memory.default: 'much' is not a size such as 4GiB, 500MB or a number of …"],
+        ),
+        ("kind: command\n", "kind: container\n", ["1: a template of kind container needs 'image'"]),
+        ("kind: command\n", "kind: command\nresult: tabel\n", ["4: 'tabel' is no output"]),
+        (
+            "kind: command\n",
+            "kind: command\nexamples:\n  - title: One\n    parameters: {feild: M31}\n",
+            ["5: the example does not work: service stars has no parameter 'feild'; it accepts …"],
+        ),
+        (
+            "title: Count stars",
+            "title: [",
+            ["4: expected ',' or ']', but got ':' (while parsing a flow sequence, line 2)"],
+        ),
+        ("title: Count stars", "title: a\ntitle: b", ["3: the key 'title' stands here a second time"]),
+        ("title: Count stars", "title: *name", ["2: an alias (*name); write the value out"]),
+        ("title: Count stars", "title: " + "[" * 40, ["2: nested deeper than 16 levels"]),
+        (
+            "title: Count stars",
+            "title: !!python/name:os.system x",
+            ["2: could not determine a constructor for …"],
+        ),
+        (
+            "title: Count stars",
+            "title: !!binary aGk=",
+            ["2: a value that is neither text, number, true, false …"],
+        ),
+        ("title: Count stars", "title: a\x07b", ["2: a character that YAML does not take: #x7"]),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_a_mistake_is_told_with_its_line(tmp_path: Path, old: str, new: str, found: list[str | None]) -> None:
+    assert old in GOOD
+    told = problems(tmp_path, GOOD.replace(old, new, 1))
+    assert len(told) == len(found)
+    for sentence, wanted in zip(told, found, strict=True):
+        if wanted is not None:
+            assert sentence.startswith(wanted.removesuffix("…")), told
+            assert sentence == wanted or wanted.endswith("…"), told
+
+
+@pytest.mark.covers("3:templates-check")
+def test_all_mistakes_of_all_files_are_told_at_once(tmp_path: Path) -> None:
+    first = write(tmp_path, "name: a\ntitle: A\nkind: command\n", "a.yaml")
+    second = write(tmp_path, "- nothing\n", "b.yml")
+    (tmp_path / "c.yaml").write_bytes(b"name: c\ntitle: \xff\n")
+    (tmp_path / "d.yaml").mkdir()
+    missing = tmp_path / "missing"
+    with pytest.raises(catalog.TemplateErrors) as errors:
+        catalog.load([tmp_path, missing])
+    assert str(errors.value).splitlines() == [
+        f"{first}:1: a template of kind command needs 'command'",
+        f"{second}:1: a template is a mapping with 'name', 'title', 'kind' …",
+        f"{tmp_path / 'c.yaml'}:2: not UTF-8 text",
+        f"{tmp_path / 'd.yaml'}:1: the file cannot be read: Is a directory",
+        f"{missing}:1: the directory cannot be read: No such file or directory",
+    ]
+
+
+@pytest.mark.covers("3:templates-check")
+@pytest.mark.parametrize(
+    ("notebook", "parameter", "found"),
+    [
+        (
+            "a.ipynb",
+            "{name: depth, type: integer}",
+            "parameter 'depth' is of type integer, but the notebook takes str",
+        ),
+        (
+            "a.ipynb",
+            "{name: deptj, type: string}",
+            "has no parameter 'deptj' in its parameters cell; did you mean depth",
+        ),
+        (
+            "a.ipynb",
+            "{name: depth, type: string}",
+            "the notebook needs 'n', which the template does not give",
+        ),
+        ("../a.ipynb", "{name: depth, type: string}", "'../a.ipynb' does not lie beside the template"),
+        ("b.ipynb", "{name: depth, type: string}", "'b.ipynb' cannot be read: No such file or directory"),
+        ("nb.yaml", "{name: depth, type: string}", "'nb.yaml': the notebook is not valid JSON"),
+    ],
+)
+def test_a_template_is_held_against_its_notebook(
+    tmp_path: Path, notebook: str, parameter: str, found: str
+) -> None:
+    cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "depth = 'x'\nn: int\n"}
+    text = json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [cell]})
+    write(tmp_path, text, "a.ipynb")
+    write(
+        tmp_path,
+        f"name: nb\ntitle: T\nkind: notebook\nnotebook: {notebook}\nparameters: [{parameter}]\n",
+        "nb.yaml",
+    )
+    told = catalog.check([tmp_path], shipped=False)
+    assert any(found in problem for problem in told), told
+
+
+def test_yaml_is_read_as_json_like_people_expect() -> None:
+    text = dedent("""\
+        words: [yes, no, on, ~, null, true, 2026-01-01, 1:30, 012, "1"]
+        numbers: [1e-3, 1.5, -2, .5, 1E5]
+        """)
+    assert marks.read(text).data == {
+        "words": ["yes", "no", "on", None, None, True, "2026-01-01", "1:30", "012", "1"],
+        "numbers": [0.001, 1.5, -2, 0.5, 100000.0],
+    }
+
+
+def test_more_values_than_a_template_has_are_not_read() -> None:
+    with pytest.raises(marks.Unreadable, match="more than 20000 values"):
+        marks.read("[" + "1," * 30_000 + "]")
+    with pytest.raises(marks.Unreadable, match="characters; at most"):
+        marks.read(" " * 300_000)
+
+
+@given(st.text(alphabet=st.sampled_from(list("ab:-[]{}&*!|>'\"# \n\t%@`?,1.~\x00é")), max_size=60))
+@settings(deadline=None)
+def test_no_text_breaks_the_reading(text: str) -> None:
+    try:
+        line, data = 1, marks.read(text).data
+    except marks.Unreadable as error:
+        line, data = error.line, None
+    assert 1 <= line <= text.count("\n") + 2
+    json.dumps(data)
