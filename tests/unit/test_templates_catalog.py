@@ -45,6 +45,13 @@ def test_the_shipped_templates_are_without_mistakes() -> None:
     assert [template.name for template in catalog.load()] == ["container", "lightcurve", "notebook", "script"]
 
 
+def test_the_example_in_the_docs_is_a_template(tmp_path: Path) -> None:
+    docs = Path(__file__).parents[2] / "docs" / "templates.md"
+    example = docs.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+    assert problems(tmp_path, example) == []
+    assert catalog.load([tmp_path]).get("cutout").resources.cpu.ceiling == 4000
+
+
 @pytest.mark.covers("3:templates-yaml", "3:templates-outputs")
 def test_a_yaml_file_makes_a_service(tmp_path: Path) -> None:
     write(tmp_path, GOOD)
