@@ -6,6 +6,7 @@ Results go to stdout, everything else to stderr. What is heavy is imported where
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import sys
@@ -292,10 +293,11 @@ def logs(job: str, follow: bool, name: str, server: str, as_json: bool) -> None:
     remote = _find(job, server)
     log = Log(remote, name)
     offset = 0
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     try:
         for chunk in log.follow() if follow else log.more():
             if as_json:
-                _print_json({"stream": name, "offset": offset, "text": chunk.decode("utf-8", "replace")})
+                _print_json({"stream": name, "offset": offset, "text": decoder.decode(chunk)})
             else:
                 sys.stdout.buffer.write(chunk)
                 sys.stdout.buffer.flush()

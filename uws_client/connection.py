@@ -217,8 +217,9 @@ class Connection:
                     limit = patience
                 else:
                     return _checked(answer)
-                trouble = Unreachable(f"{url} answered {answer.says}")
-            pause_now = pause if asked is None else asked
+                later = f"; it asks to come back in {asked:.0f} s" if asked else ""
+                trouble = Unreachable(f"{url} answered {answer.says}{later}")
+            pause_now = max(pause, asked or 0.0)
             if self.clock() + pause_now - began > limit:
                 raise trouble
             self.sleep(pause_now)

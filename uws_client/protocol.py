@@ -200,7 +200,7 @@ class RemoteJob:
         deadline = None if timeout is None else clock() + timeout
         ended: float | None = None
         pause = 0.5
-        job = self.read(patience=LOST_SECONDS)
+        job = self.read()  # who was never there is not waited for
         while True:
             yield job
             now = clock()

@@ -197,6 +197,14 @@ def test_names_of_a_server_do_not_steer_the_terminal(standin: Standin) -> None:
     assert not {"\x9b", "\u202e"} & set(said)
 
 
+def test_log_as_json_keeps_letters_whole(standin: Standin) -> None:
+    text = "x" + "αβγ" * 100_000
+    standin.on("GET", "/async/j1/results/stdout", text)
+    lines = uws_job("logs", "--json", standin.url + "/async/j1").stdout.splitlines()
+    assert len(lines) > 1
+    assert "".join(json.loads(line)["text"] for line in lines) == text
+
+
 def test_finished_job_without_results(standin: Standin) -> None:
     standin.on("GET", "/async/j1", job_xml("ABORTED"))
     result = uws_job("results", standin.url + "/async/j1")

@@ -36,6 +36,19 @@ def test_busy_for_too_long(standin: Standin, connection: Connection, fake_time: 
     assert fake_time.now <= module.BUSY_SECONDS
 
 
+def test_busy_for_longer_than_we_wait_and_for_no_time_at_all(
+    standin: Standin, connection: Connection, fake_time: Time
+) -> None:
+    standin.on("GET", "/a", Reply(b"", 503, {"Retry-After": "500"}))
+    with pytest.raises(Unreachable, match="asks to come back in 500 s"):
+        connection.get(standin.url + "/a")
+    assert fake_time.slept == []
+    standin.on("GET", "/a", Reply(b"", 429, {"Retry-After": "0"}))
+    with pytest.raises(Unreachable):
+        connection.get(standin.url + "/a")
+    assert len(fake_time.slept) < 20
+
+
 def test_refusal_has_the_servers_words(standin: Standin, connection: Connection) -> None:
     said = Reply(
         b"parameter \x1b[31mscale must be a number", 400, {"Content-Type": "text/plain; charset=utf-8"}

@@ -232,6 +232,15 @@ def test_a_server_that_does_not_come_back(standin: Standin, connection: Connecti
     assert 280 < fake_time.now < 310
 
 
+def test_a_server_that_was_never_there_is_not_waited_for(
+    standin: Standin, connection: Connection, fake_time: Time
+) -> None:
+    standin.on("GET", "/async/j1", Reply(b"", 502))
+    with pytest.raises(Unreachable):
+        list(job_at(standin, connection).watch())
+    assert fake_time.slept == []
+
+
 def test_broken_xml_is_said_at_once(standin: Standin, connection: Connection) -> None:
     standin.on("GET", "/async/j1", "<uws:job><oops")
     with pytest.raises(NotUws):

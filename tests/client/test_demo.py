@@ -1,0 +1,134 @@
+"""The two lines that a newcomer types, and those that the README shows, against a whole server."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scripts import demo
+from tests.client.conftest import Standin, job_xml
+from uws_client.cli import main as uws_job
+from uws_client.connection import Connection
+from uws_client.documents import read_job
+from uws_client.protocol import RemoteJob
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.covers("3:demo", "3:demo-real-data", "3:demo-science", "3:template-lightcurve")
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "R").mkdir()
+    (tmp_path / "R" / "left over").touch()
+    code = demo.main(["--results", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert code == 0, said
+    assert re.search(r"^EXECUTING +\d of 8 cells$", said, re.MULTILINE)
+    assert re.search(r"^period +[\d.]+ kB +sha256 ok +.*/R/period.json$", said, re.MULTILINE)
+    found = {}
+    for band in "RB":
+        names = {path.name for path in (tmp_path / band).iterdir()}
+        assert {"notebook.ipynb", "html.html", "period.json", "table.ecsv", "figure.png"} <= names
+        assert "left over" not in names
+        found[band] = json.loads((tmp_path / band / "period.json").read_text())
+        assert found[band]["log10_false_alarm_probability"] < -20
+        assert found[band]["injection"]["recovered"]
+        assert (tmp_path / band / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert abs(found["R"]["period"] - found["B"]["period"]) < 1e-4
+    assert abs(found["R"]["period"] - 0.93697) < 1e-4
+    assert f"differ by {abs(found['R']['period'] - found['B']['period']):.6f} d" in said
+
+
+@pytest.mark.covers("3:demo-real-data")
+def test_the_observations_are_the_ones_of_the_survey(tmp_path: Path) -> None:
+    curves = demo.extract(tmp_path)
+    lines = curves["R"].read_text().splitlines()
+    assert lines[1].startswith("#1 3444 614 ")
+    assert len([line for line in lines if not line.startswith("#")]) == 722
+
+
+def test_demo_says_why_a_job_failed(standin: Standin, connection: Connection) -> None:
+    summary = "<uws:errorSummary><uws:message>Cell 4 broke</uws:message></uws:errorSummary>"
+    standin.on("GET", "/async/j1/error", "the long story")
+    standin.on("GET", "/async/j1/results/stdout", "\n".join(f"line {n}" for n in range(40)))
+    job = RemoteJob(standin.url + "/async/j1", connection)
+    said = demo.failure(job, read_job(job_xml("ERROR", error=summary).encode(), job.url))
+    assert "Cell 4 broke\nthe long story" in said
+    assert "line 39" in said
+    assert "line 20" not in said
+
+
+@pytest.mark.parametrize(
+    ("periods", "recovered", "words"),
+    [
+        ((0.93, 0.94), True, "should agree"),
+        ((0.93, 0.93), False, "not found again"),
+        ((0.93, 0.93), True, ""),
+    ],
+)
+def test_demo_is_honest(tmp_path: Path, periods: tuple[float, float], recovered: bool, words: str) -> None:
+    for band, period in zip("RB", periods, strict=True):
+        (tmp_path / band).mkdir()
+        injection = {"found": 0.5, "recovered": recovered}
+        result = {"period": period, "period_error": 0, "points": 9, "log10_false_alarm_probability": -9}
+        (tmp_path / band / "period.json").write_text(json.dumps({**result, "injection": injection}))
+    if words:
+        with pytest.raises(demo.Failed, match=words):
+            demo.compare(tmp_path)
+    else:
+        demo.compare(tmp_path)
+
+
+# -- the README --------------------------------------------------------------------------------------
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = dict(re.findall(r"<!-- run: (\w+) -->\n```bash\n(.*?)```", README, re.DOTALL))
+
+
+def run_block(name: str, live: str, directory: Path) -> str:
+    script = BLOCKS[name].replace("http://127.0.0.1:8080", live)
+    assert live in script
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_every_marked_block_is_run() -> None:
+    assert set(BLOCKS) == {"script", "parameters"}
+    assert README.count("```bash") == len(BLOCKS)
+
+
+@pytest.mark.covers("3:client-curl")
+def test_readme_script(live: str, tmp_path: Path) -> None:
+    assert run_block("script", live, tmp_path) == "COMPLETED\n42\n"
+
+
+@pytest.mark.covers("3:client-curl", "UWS-61", "UWS-65")
+def test_readme_parameters(live: str, tmp_path: Path) -> None:
+    lines = run_block("parameters", live, tmp_path).splitlines()
+    assert lines[0] == "PENDING"
+    document = next(json.loads(line) for line in lines if line.startswith("{"))
+    assert document["runId"] == "mine"
+    assert document["executionDuration"] == 60
+
+
+@pytest.mark.parametrize("text", ["README.md", "docs/uws-job.md"])
+def test_links_lead_somewhere_and_commands_exist(text: str) -> None:
+    page = (ROOT / text).read_text()
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", page):
+        assert (ROOT / text).parent.joinpath(target).exists(), target
+    for verb in re.findall(r"uws-job ([a-z]+)", page):
+        assert verb in uws_job.commands, verb
+    for script in re.findall(r"^    (scripts/\w+)", page, re.MULTILINE):
+        assert (ROOT / script).exists()
