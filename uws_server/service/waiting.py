@@ -15,6 +15,8 @@ from uws_server.domain.job import Job
 from uws_server.domain.phase import ACTIVE, Phase
 from uws_server.store.base import JobStore, StoreUnavailable
 
+_REST_SECONDS = 0.02
+
 
 class _Parked:
     """Callers who wait for one job; each is woken by the release of a lock of its own."""
@@ -82,6 +84,7 @@ class Waiting:
                 if after is None:
                     after = self._store.last_event()
                     self._wake_all()
+                before = after
                 changed: dict[str, None] = {}
                 for event in self._store.events(after, timeout=5):
                     after = event.id
@@ -89,6 +92,10 @@ class Waiting:
                         changed[event.job_id] = None
                 if changed:
                     self._wake(list(changed))
+                if after != before:
+                    # Every change anywhere wakes the reader of every process: a short rest lets
+                    # events come in batches, so that a busy server does not spend itself on reading.
+                    time.sleep(_REST_SECONDS)
             except StoreUnavailable:
                 # Jobs may have changed unseen, or the stream been cut: all read again.
                 after = None
