@@ -39,7 +39,6 @@ class Cgroup:
 
     def __init__(self, parent: str, name: str, roots: dict[str, str]) -> None:
         self._roots = roots
-        self._parent = parent
         self.directories = {key: f"{root}/{parent}/{name}" for key, root in roots.items()}
 
     def create(self, memory: int, processes: int, cpu_milli: int) -> None:
@@ -47,33 +46,38 @@ class Cgroup:
 
         :raises OSError: this machine does not let us.
         """
-        for controller, directory in self.directories.items():
-            root = self._roots[controller]
-            unified = is_unified(root)
-            if unified:
-                os.makedirs(f"{root}/{self._parent}", exist_ok=True)
-                for level in (root, f"{root}/{self._parent}"):
-                    _write(f"{level}/cgroup.subtree_control", f"+{controller}")
-            for attempt in range(5):  # another attempt's end may remove the empty parent
+        for controller in self.directories:
+            for attempt in range(5):  # another attempt's end may remove the empty parent meanwhile
                 try:
-                    os.makedirs(directory, exist_ok=True)
+                    self._create(controller, memory, processes, cpu_milli)
                     break
                 except FileNotFoundError:
                     if attempt == 4:
                         raise
-            if controller == "memory" and unified:
-                _write(f"{directory}/memory.max", str(memory))
-                _write_if_there(f"{directory}/memory.swap.max", "0")
-            elif controller == "memory":
-                _write(f"{directory}/memory.limit_in_bytes", str(memory))
-                _write_if_there(f"{directory}/memory.memsw.limit_in_bytes", str(memory))
-            elif controller == "pids":
-                _write(f"{directory}/pids.max", str(processes))
-            elif unified:
-                _write(f"{directory}/cpu.max", f"{cpu_milli * _PERIOD // 1000} {_PERIOD}")
-            else:
-                _write(f"{directory}/cpu.cfs_period_us", str(_PERIOD))
-                _write(f"{directory}/cpu.cfs_quota_us", str(cpu_milli * _PERIOD // 1000))
+
+    def _create(self, controller: str, memory: int, processes: int, cpu_milli: int) -> None:
+        root, directory = self._roots[controller], self.directories[controller]
+        unified = is_unified(root)
+        parent = os.path.dirname(directory)
+        os.makedirs(parent, exist_ok=True)
+        if unified:
+            for level in (root, parent):
+                _write(f"{level}/cgroup.subtree_control", f"+{controller}")
+        os.makedirs(directory, exist_ok=True)
+        quota = cpu_milli * _PERIOD // 1000
+        if controller == "memory" and unified:
+            _write(f"{directory}/memory.max", str(memory))
+            _write_if_there(f"{directory}/memory.swap.max", "0")
+        elif controller == "memory":
+            _write(f"{directory}/memory.limit_in_bytes", str(memory))
+            _write_if_there(f"{directory}/memory.memsw.limit_in_bytes", str(memory))
+        elif controller == "pids":
+            _write(f"{directory}/pids.max", str(processes))
+        elif unified:
+            _write(f"{directory}/cpu.max", f"{quota} {_PERIOD}")
+        else:
+            _write(f"{directory}/cpu.cfs_period_us", str(_PERIOD))
+            _write(f"{directory}/cpu.cfs_quota_us", str(quota))
 
     def doors(self) -> list[int]:
         """Descriptors for a process to enter by writing ``0``, which works after a new root too."""

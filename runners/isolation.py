@@ -132,8 +132,8 @@ def _bubblewrap(settings: LocalSettings) -> Isolation:
     ]
     lacks = [
         "Jobs run as the server's own user; only the sandbox keeps them from its files.",
-        "Memory is watched ten times a second, not limited by the kernel.",
-        "Processes are limited together with all others of the server's user.",
+        _MEMORY,
+        _processes(),
         "CPU time is not limited.",
     ]
     _network(settings, holds, lacks)
@@ -151,7 +151,9 @@ def _none(reasons: list[str]) -> Isolation:
         (
             "Rule 13 does not hold: jobs run as the server's own user and can read all that it can.",
             "A job can kill its supervisor, and leave processes behind that clear their environment.",
-            "Memory is watched, not limited by the kernel; CPU time is not limited.",
+            _MEMORY,
+            _processes(),
+            "CPU time is not limited.",
             "The network is the machine's own.",
             *(f"Not used: {reason}." for reason in reasons),
         ),
@@ -161,9 +163,16 @@ def _none(reasons: list[str]) -> Isolation:
 _OWN_VIEW = (
     "A job sees the system's programs, read-only, and its own directory; no other file, process or socket."
 )
+_MEMORY = "Memory is watched ten times a second, not limited by the kernel."
 _DISK = (
     "Disk use is measured about four times a second: a job may pass its limit by what it writes meanwhile."
 )
+
+
+def _processes() -> str:
+    if os.geteuid() == 0:  # whom the kernel exempts
+        return "Processes are not limited: a fork bomb stops the machine."
+    return "Processes are limited together with all others of the server's user."
 
 
 def _network(settings: LocalSettings, holds: list[str], lacks: list[str]) -> None:
