@@ -59,7 +59,7 @@ from typing import Any, NoReturn, Self
 
 from job_templates.notebook import MAX_BYTES, notebook_language, read_notebook, read_parameters
 from job_templates.own import check_required, from_text
-from runners.notebook_end import Exit, NotebookFailed, Stop, Stopped
+from runners.notebook_end import Exit, NotebookFailed, Stop
 from uws_server.domain.errors import BadRequest
 
 logger = logging.getLogger("runners.notebook")
@@ -111,8 +111,6 @@ def main(arguments: list[str] | None = None) -> int:
     sys.path[:] = [entry for entry in sys.path if entry and Path(entry) not in (here, options.outputs)]
     try:
         failure = _run(options, stop)
-    except Stopped:
-        failure = stop.failure()
     except NotebookFailed as error:
         failure = error
     except Exception as error:  # the last place where our own fault can be told apart from the user's
@@ -157,18 +155,17 @@ def _run(options: argparse.Namespace, stop: Stop) -> NotebookFailed | None:
                 execution.fail(failure)
             else:
                 engine.run(execution, km, stop, options.cell_timeout)
-        except Stopped:
-            execution.fail(stop.failure())
         finally:
             execution.notebook_complete()
     failure = execution.failure
     if not options.no_html:
-        from runners.notebook_html import render
+        from runners.notebook_html import hurry, render
 
-        with suppress(Stopped):  # what was run has been run, and is saved
-            stopped = stop.signal is not None
-            seconds = RENDER_SECONDS_STOPPED if stopped else RENDER_SECONDS
-            render(execution.nb, options.outputs / HTML_RESULT, seconds)
+        # a signal that comes now changes no outcome: what was to be run has been run, and is saved
+        stop.wake = lambda: hurry(RENDER_SECONDS_STOPPED)
+        seconds = RENDER_SECONDS if stop.signal is None else RENDER_SECONDS_STOPPED
+        render(execution.nb, options.outputs / HTML_RESULT, seconds)
+        stop.wake = lambda: None
     return failure
 
 

@@ -40,20 +40,16 @@ class NotebookFailed(Exception):
         super().__init__(self.message)
 
 
-class Stopped(BaseException):
-    """A signal came while nothing was running that could be interrupted in an orderly way."""
-
-
 class Stop:
     """Remembers the first SIGTERM or SIGINT; later ones change nothing.
 
-    While ``wake`` is set (cells are running) a signal calls it; else it raises `Stopped` where
-    the main thread happens to be.
+    A signal calls ``wake``, which whatever takes long must set. It raises nothing: an exception that
+    comes up just anywhere may be swallowed, by an event loop's callback for example.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self.wake: Callable[[], object] | None = None
+        self.wake: Callable[[], object] = lambda: None
 
     def install(self) -> None:
         """Take the two signals over from Python."""
@@ -61,12 +57,9 @@ class Stop:
         signal.signal(signal.SIGINT, self._arrived)
 
     def _arrived(self, signum: int, _frame: FrameType | None) -> None:
-        if self.signal is not None:
-            return
-        self.signal = signum
-        if self.wake is None:
-            raise Stopped
-        self.wake()
+        if self.signal is None:
+            self.signal = signum
+            self.wake()
 
     def failure(self, where: str = "") -> NotebookFailed:
         """What the signal makes of the run; `where` says which cell was running, if one was."""

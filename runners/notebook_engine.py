@@ -23,8 +23,10 @@ from __future__ import annotations
 import asyncio
 import html
 import logging
+import re
 import signal
 import sys
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +34,8 @@ from time import monotonic
 from typing import Any, BinaryIO
 
 import nbformat as untyped_nbformat
+import zmq
+import zmq.asyncio
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbclient.util import ensure_async, run_sync
 from papermill.clientwrap import PapermillNotebookClient
@@ -42,7 +46,7 @@ from papermill.parameterize import parameterize_notebook
 from papermill.version import version as papermill_version
 
 from runners.notebook_end import Exit, NotebookFailed, Stop, sentence
-from runners.notebook_outputs import OutputBounds, size_of
+from runners.notebook_outputs import OutputBounds, size_of, unpack
 
 nbformat: Any = untyped_nbformat  # it has types for a part of itself only
 
@@ -52,7 +56,11 @@ SAVE_SHARE = 20  # saving may take one part in so many of the time
 SAVE_SECONDS = 30.0  # within a long cell
 INTERRUPT_SECONDS = 2.0  # what an interrupted cell has to end by itself; less than half a grace period
 WIDGET_STATE = 64 * 1024**2
+# Jupyter's kernels drop output, and the word that a cell is over, when more than a thousand messages wait at
+# either end. Ours is lengthened; at a kernel's end a burst can still lose some, and the run goes on.
+QUEUED_MESSAGES = 100_000
 
+_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 INTERRUPTED = "interrupted"
 SKIP_TAG = "skip-execution"  # nbclient's
 
@@ -69,6 +77,7 @@ def prepare(notebook: dict[str, Any], name: str) -> Any:
             cell.metadata.setdefault("tags", [])
             cell.metadata["papermill"] = {"number": number}
         node = nbformat.v4.upgrade(node)
+        _name_cells(node)
     except Exception as error:
         raise NotebookFailed(Exit.NOT_A_NOTEBOOK, f"The notebook cannot be used: {error}") from error
     node = remove_error_markers(node)
@@ -81,6 +90,16 @@ def prepare(notebook: dict[str, Any], name: str) -> Any:
         "output_path": "executed.ipynb",
     }
     return node
+
+
+def _name_cells(node: Any) -> None:
+    """Give each cell an id that is valid and its own; readers refuse a notebook of format 4.5 without."""
+    seen: set[str] = set()
+    for cell in node.cells:
+        mine = cell.get("id")
+        if not isinstance(mine, str) or not _ID.fullmatch(mine) or mine in seen:
+            cell["id"] = uuid.uuid4().hex[:8]
+        seen.add(cell["id"])
 
 
 def inject(node: Any, parameters: dict[str, Any], kernel: str, language: str) -> Any:
@@ -250,6 +269,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]
         self._bounds = OutputBounds(nbformat.v4.new_output)
         self._reply: dict[str, Any] = {}
         self._widgets = 0
+        km.session.unpack = unpack  # the client shares the session
         self._logs: dict[str, BinaryIO] = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
         self.on_cell_executed = self._executed
         execution.before_save = self._bounds.write
@@ -257,38 +277,75 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]
     def execute(self, **kwargs: Any) -> Any:
         """Run all cells, or up to the first one that does not run well, and end the kernel."""
         self.reset_execution_trackers()
-        try:
-            with self.setup_kernel(cleanup_kc=True, **kwargs):
-                run_sync(self._run_cells)()
-        finally:
-            self._bounds.write()
+        run_sync(self._execute)()
         return self.nb
 
-    async def _run_cells(self) -> None:
+    async def _execute(self) -> None:
         loop, stopped = asyncio.get_running_loop(), asyncio.Event()
         self._stop.wake = lambda: loop.call_soon_threadsafe(stopped.set)
         try:
-            info = await self.async_wait_for_reply(await ensure_async(self.kc.kernel_info()))
-            if info is not None and "language_info" in info["content"]:
-                self.nb.metadata["language_info"] = info["content"]["language_info"]
-            for index, cell in enumerate(self.nb.cells):
-                if self._stop.signal is not None:
-                    self._execution.fail(self._stop.failure())
-                elif not await self._run_cell(cell, index, stopped):
-                    break
-                if self._execution.failure is not None:
-                    break
-            with suppress(TypeError, KeyError, AttributeError):  # a widget's odd state is no failure
-                self.set_widgets_metadata()
+            if await self._connect(stopped):
+                await self._run_cells(stopped)
         finally:
             # From here on the outcome stands: a late signal must not break the kernel's end off.
             self._stop.wake = lambda: None
-            if self._execution.failure is not None:
-                self.shutdown_kernel = "immediate"
-            rest = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in rest:
-                task.cancel()
-            await asyncio.gather(*rest, return_exceptions=True)
+            self._bounds.write()
+            await self._end_kernel()
+
+    async def _connect(self, stopped: asyncio.Event) -> bool:
+        """Wait for the kernel; False if a signal comes first."""
+        start = asyncio.ensure_future(self._start_client())
+        if await self._first(start, stopped, None):
+            await start  # which raises, if it failed
+            return True
+        start.cancel()
+        await asyncio.gather(start, return_exceptions=True)
+        self._execution.fail(self._stop.failure())
+        return False
+
+    async def _start_client(self) -> None:
+        """What nbclient's own start of a client does, with a longer queue."""
+        context = zmq.asyncio.Context()
+        context.setsockopt(zmq.RCVHWM, QUEUED_MESSAGES)
+        self.kc = self.km.client(context=context)
+        self.kc.start_channels()
+        await self.kc.wait_for_ready(timeout=self.startup_timeout)
+        self.kc.allow_stdin = False
+
+    async def _first(self, task: asyncio.Future[Any], stopped: asyncio.Event, seconds: float | None) -> bool:
+        """Whether `task` is done before a signal comes and within so many seconds."""
+        stopper = asyncio.ensure_future(stopped.wait())
+        if self._stop.signal is not None:
+            stopped.set()
+        await asyncio.wait({task, stopper}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        stopper.cancel()
+        return task.done() and self._stop.signal is None
+
+    async def _run_cells(self, stopped: asyncio.Event) -> None:
+        info = await self.async_wait_for_reply(await ensure_async(self.kc.kernel_info()))
+        if info is not None and "language_info" in info["content"]:
+            self.nb.metadata["language_info"] = info["content"]["language_info"]
+        for index, cell in enumerate(self.nb.cells):
+            if self._stop.signal is not None:
+                self._execution.fail(self._stop.failure())
+                break
+            if not await self._run_cell(cell, index, stopped):
+                break
+        with suppress(TypeError, KeyError, AttributeError):  # a widget's odd state is no failure
+            self.set_widgets_metadata()
+
+    async def _end_kernel(self) -> None:
+        """End the kernel, with time for its exit handlers after a good run, and close the sockets."""
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        if self.km is not None and await ensure_async(self.km.is_alive()):
+            now = self._execution.failure is not None
+            with suppress(RuntimeError):  # it ended meanwhile
+                await ensure_async(self.km.shutdown_kernel(now=now))
+        if self.kc is not None:
+            self.kc.stop_channels()
 
     async def _run_cell(self, cell: Any, index: int, stopped: asyncio.Event) -> bool:
         """Run one cell; True if the next one is to follow."""
@@ -297,9 +354,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]
         self._bounds.begin()
         execution.cell_start(cell, index)
         task = asyncio.ensure_future(self.async_execute_cell(cell, index))
-        stopper = asyncio.ensure_future(stopped.wait())
-        await asyncio.wait({task, stopper}, timeout=self._cell_timeout or None, return_when="FIRST_COMPLETED")
-        stopper.cancel()
+        await self._first(task, stopped, self._cell_timeout or None)
         failure: NotebookFailed | None = None
         if self._stop.signal is not None:
             await self._interrupt(task)

@@ -35,6 +35,12 @@ def render(notebook: Any, path: Path, seconds: float) -> bool:
     return True
 
 
+def hurry(seconds: float) -> None:
+    """Give a rendering that is under way so many seconds more, and no longer."""
+    if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
 class _Within:
     """Raises `_TookTooLong` in the main thread when the block takes longer than `seconds`."""
 
@@ -60,6 +66,7 @@ def _part(path: Path) -> Path:
 def _write(notebook: Any, path: Path) -> None:
     from nbconvert.exporters import HTMLExporter
 
+    logging.getLogger("traitlets").setLevel(logging.ERROR)  # nbconvert misses texts for figures there
     exporter: Any = HTMLExporter()  # type: ignore[no-untyped-call]
     # MathJax stays a link, as nbconvert has it; require.js serves live widgets only, and this page has none
     exporter.require_js_url = ""

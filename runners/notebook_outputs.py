@@ -6,6 +6,8 @@ rest is in the log as far as the log goes. Sizes are in characters.
 
 from __future__ import annotations
 
+import json
+import re
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +20,7 @@ ONE_OUTPUT = 16 * MIB  # one figure, table or other rich output
 ALL_OUTPUTS = 96 * MIB
 OUTPUTS_OF_CELL = 1000
 TRACEBACK = 256 * 1024
+ONE_PRINT = 16 * MIB  # bytes of one message; of a longer one the middle is never decoded
 
 Node = dict[str, Any]
 
@@ -146,6 +149,41 @@ class OutputBounds:
                 stream.node["text"] = f"[{self._skips} further outputs of this cell were left out]\n"
             else:
                 stream.write()
+
+
+_PRINTED = re.compile(rb'\{"name": ?"(stdout|stderr)", ?"text": ?"')
+
+
+def unpack(frame: Any) -> Any:
+    """One part of a kernel's message, from JSON.
+
+    A kernel sends what one call prints as one message, however long. Decoding a gigabyte takes three,
+    so the middle of such a text is cut out beforehand.
+    """
+    if len(frame) > ONE_PRINT:
+        view = memoryview(frame)
+        start = _PRINTED.match(bytes(view[:64]))
+        if start is not None and bytes(view[-2:]) == b'"}':
+            half = ONE_PRINT // 4
+            body = view[start.end() : -2]
+            gap = len(body) - 2 * half
+            mark = f"\n[… {gap} bytes left out here …]\n"
+            text = _piece(bytes(body[:half]), 1) + mark + _piece(bytes(body[-half:]), 0)
+            return {"name": start[1].decode(), "text": text}
+    return json.loads(bytes(frame))
+
+
+def _piece(raw: bytes, end: int) -> str:
+    """The text of a part of a JSON string; its cut `end` (1: the last) may split a character or escape."""
+    text = raw.decode(errors="ignore")
+    for cut in range(min(13, len(text))):  # the longest is a pair of \\uXXXX
+        part = text[: len(text) - cut] if end else text[cut:]
+        try:
+            value: str = json.loads(f'"{part}"', strict=False)
+        except ValueError:
+            continue
+        return value
+    return ""
 
 
 def size_of(value: Any) -> int:
