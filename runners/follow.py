@@ -295,7 +295,7 @@ class Finish:
             ]
         notes = [*found.notes, *([logs.refused] if logs.refused else [])]
         said = ending(f"{faults[0]}." if faults else "", "\n".join([*faults[1:], *notes]), transient=cut_off)
-        return self._manifest(found, said), said
+        return self._manifest(found, said, notes), said
 
     def _harvest(self) -> Harvest:
         try:
@@ -362,7 +362,7 @@ class Finish:
                 self._memory.save(self._attempt)
                 self._saved = time.monotonic()
 
-    def _manifest(self, found: Harvest, said: dict[str, Any]) -> dict[str, Any]:
+    def _manifest(self, found: Harvest, said: dict[str, Any], notes: list[str]) -> dict[str, Any]:
         stored = self._memory.results
         names = [f"results/{result.path}" for result in found.results]
         staged = self._attempt.read_json("stage-in.json") or {}
@@ -377,6 +377,7 @@ class Finish:
             "logs": {stream: self._memory.logs[stream][0] for stream in _STREAMS},
             "results": [stored[name] for name in names if name in stored],
             "error": error,
+            "notes": notes,
         }
 
 

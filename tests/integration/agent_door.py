@@ -173,10 +173,10 @@ class Attempt:
         door = {"url": f"http://127.0.0.1:{port}/agent/v1", "token": TOKEN, **access}
         (top / "agent.json").write_text(json.dumps(door))
 
-    def start(self, command: str, *, prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
+    def start(self, command: str) -> subprocess.Popen[str]:
         """A real agent process."""
         return subprocess.Popen(
-            [*prefix, sys.executable, "-m", "runners.agent", command, str(self.top)],
+            [sys.executable, "-m", "runners.agent", command, str(self.top)],
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -715,5 +715,5 @@ def test_a_source_that_hangs_holds_a_failure_up_for_one_stall_at_most(
     process = attempt.start("stage-in")
     assert ended(process, 20) == STAGE_IN_FAILED
     release.set()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 10
     assert json.loads((attempt.top / "stage-in.json").read_bytes())["message"].startswith("Input 'none'")
