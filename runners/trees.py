@@ -84,7 +84,7 @@ def deleted(pids: set[int], device: int) -> Iterator[int]:
 def remove(top: str) -> None:
     """Remove the directory `top` and all beneath it; nothing to do when it is not there.
 
-    Directories are moved up to `top` and emptied there one by one, so that no depth is too deep.
+    Directories nested deeper than `DEEPEST` are moved up to `top`, so that no depth is too deep.
 
     :raises OSError: something cannot be removed.
     """
@@ -94,48 +94,58 @@ def remove(top: str) -> None:
     except FileNotFoundError:
         return
     try:
-        moved = 0
-        waiting = _clear(root, None, 0)[0]
-        while waiting:
-            name = waiting.pop()
-            _open_up(name, root)
-            directory = os.open(name, _DIRECTORY, dir_fd=root)
-            try:
-                found, moved = _clear(directory, root, moved)
-            finally:
-                os.close(directory)
-            os.rmdir(name, dir_fd=root)
-            waiting += found
+        mover = _Mover(root)
+        while mover.moved_since_asked():
+            _clear(root, mover, 0)
     finally:
         os.close(root)
     os.rmdir(top)
 
 
-def _clear(directory: int, root: int | None, moved: int) -> tuple[list[bytes], int]:
-    """Unlink the files of `directory`, move its directories to `root`; their names there."""
-    found: list[bytes] = []
+class _Mover:
+    """Moves directories to the root of what is removed, under names that nobody has."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._count = 0
+        self._more = True
+
+    def moved_since_asked(self) -> bool:
+        """Whether there may be something in the root that has not been seen; True at first."""
+        more, self._more = self._more, False
+        return more
+
+    def move(self, name: bytes, directory: int) -> None:
+        while True:
+            self._count += 1
+            target = b".moved-%d" % self._count
+            try:
+                os.mkdir(target, dir_fd=self._root)  # rename replaces an empty directory, and only that
+            except FileExistsError:
+                continue
+            os.rename(name, target, src_dir_fd=directory, dst_dir_fd=self._root)
+            self._more = True
+            return
+
+
+def _clear(directory: int, mover: _Mover, depth: int) -> None:
+    """Empty a directory, but for what is moved out of it."""
     for text in os.listdir(directory):
         name = os.fsencode(text)
         try:
             os.unlink(name, dir_fd=directory)
             continue
         except (IsADirectoryError, PermissionError):
-            pass
-        if root is None:
-            found.append(name)
+            _open_up(name, directory)
+        if depth == DEEPEST:
+            mover.move(name, directory)
             continue
-        _open_up(name, directory)
-        while True:
-            moved += 1
-            target = b".moved-%d" % moved
-            try:
-                os.mkdir(target, dir_fd=root)  # rename replaces an empty directory, and only that
-            except FileExistsError:
-                continue
-            os.rename(name, target, src_dir_fd=directory, dst_dir_fd=root)
-            break
-        found.append(target)
-    return found, moved
+        inner = os.open(name, _DIRECTORY, dir_fd=directory)
+        try:
+            _clear(inner, mover, depth + 1)
+        finally:
+            os.close(inner)
+        os.rmdir(name, dir_fd=directory)
 
 
 def _open_up(name: str | bytes, parent: int | None = None) -> None:
