@@ -448,7 +448,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 def test_a_slow_disk_holds_up_no_greenlet(tmp_path: Path) -> None:
-    """In a process that gevent has patched, others go on while a put waits for the disk."""
+    """With the web's way aside, other greenlets go on while a put waits for the disk."""
     script = f"""
 from gevent import monkey, sleep, spawn
 monkey.patch_all()
@@ -456,6 +456,7 @@ import os
 from pathlib import Path
 from uws_server.storage.file import FileStore
 from uws_server.storage.links import Links
+from uws_server.web.storage import beside_greenlets
 wait = monkey.get_original("time", "sleep")
 os.fsync = lambda descriptor: wait(0.2)
 ticks = []
@@ -464,7 +465,7 @@ def tick():
         ticks.append(1)
         sleep(0.01)
 spawn(tick)
-FileStore(Path({str(tmp_path)!r}), Links(b"s" * 32)).put("a/b", b"x")
+FileStore(Path({str(tmp_path)!r}), Links(b"s" * 32), beside_greenlets).put("a/b", b"x")
 print(len(ticks))
 """
     run = subprocess.run(

@@ -30,12 +30,12 @@ from pathlib import Path
 from flask import Flask
 from uws_server.storage.file import FileStore
 from uws_server.storage.links import Links
-from uws_server.web.storage import storage_blueprint
+from uws_server.web.storage import beside_greenlets, storage_blueprint
 
 links = Links({secret!r})
 app = Flask("storage")
 app.config["MAX_CONTENT_LENGTH"] = 1000  # the application's own limit is for forms
-app.register_blueprint(storage_blueprint(FileStore(Path({root!r}), links), links))
+app.register_blueprint(storage_blueprint(FileStore(Path({root!r}), links, beside_greenlets), links))
 """
 
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+Aside = Callable[[Callable[[], None]], None]
+"""How a step that waits for the disk is run: a server of greenlets lets the others go on meanwhile."""
+
+
+def directly(step: Callable[[], None]) -> None:
+    """The plain `Aside`: run it where we stand."""
+    step()
 
 
 class NotStored(Exception):

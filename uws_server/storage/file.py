@@ -15,14 +15,13 @@ import errno
 import os
 import secrets
 import stat
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from uws_server.storage.base import NotStored, StorageUnavailable, Stored, TooLong
+from uws_server.storage.base import Aside, NotStored, StorageUnavailable, Stored, TooLong, directly
 from uws_server.storage.keys import segments
 from uws_server.storage.links import Links
 
@@ -33,29 +32,12 @@ _TRIES = 50
 _LEFT_BEHIND = 24 * 3600  # s
 
 
-def _directly(step: Callable[[], None]) -> None:
-    step()
-
-
-def _beside_greenlets(step: Callable[[], None]) -> None:
-    from gevent import get_hub
-
-    get_hub().threadpool.apply(step)
-
-
-def _way_aside() -> Callable[[Callable[[], None]], None]:
-    """How to run a step that waits for the disk: where gevent serves, in a thread, so that others go on."""
-    monkey = sys.modules.get("gevent.monkey")
-    patched = monkey is not None and monkey.is_module_patched("threading")
-    return _beside_greenlets if patched else _directly
-
-
 class FileStore:
     """An object store in the directory ``root``, which is made when it is not there."""
 
-    def __init__(self, root: Path, links: Links) -> None:
+    def __init__(self, root: Path, links: Links, aside: Aside = directly) -> None:
         self._links = links
-        self._aside = _way_aside()
+        self._aside = aside
         with _told(root):
             for name in ("objects", "tmp"):
                 (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from urllib.parse import unquote, urlsplit
 
-from uws_server.storage.base import ObjectStore
+from uws_server.storage.base import Aside, ObjectStore, directly
 from uws_server.storage.links import Links
 
 
-def open_store(url: str, links: Links) -> ObjectStore:
+def open_store(url: str, links: Links, aside: Aside = directly) -> ObjectStore:
     """The object store at ``url``: ``file:///absolute/directory`` or ``memory:``.
 
-    ``links`` signs for the stores that cannot; the directory of a file store is made when it is
-    not there.
+    ``links`` signs for the stores that cannot; ``aside`` is how steps that wait for a disk are run.
+    The directory of a file store is made when it is not there.
 
     :raises ValueError: with the schemes that there are.
     """
@@ -25,7 +25,7 @@ def open_store(url: str, links: Links) -> ObjectStore:
         path = unquote(parts.path)
         if parts.netloc not in {"", "localhost"} or not path.startswith("/"):
             raise ValueError(f"{url!r} is not an absolute path on this machine, such as file:///var/lib/uws")
-        return FileStore(Path(path), links)
+        return FileStore(Path(path), links, aside)
     if parts.scheme == "memory":
         from uws_server.storage.memory import MemoryStore
 

@@ -23,6 +23,7 @@ from uws_server.factory import Services, build
 from uws_server.service.results import Results
 from uws_server.web.app import create_app
 from uws_server.web.parts import Bounds, Parts
+from uws_server.web.storage import beside_greenlets
 
 _OWN_SCHEMES = ("file:", "memory:")  # stores whose links lead back to ourselves
 _REDIRECT_BYTES = 1024**2
@@ -73,6 +74,7 @@ def application() -> Flask:
     """The application of this process, with its reader of the event stream running."""
     settings = load()
     services = build(settings)
+    services.aside = beside_greenlets
     app = create_app(parts_of(services, settings))
     threading.Thread(target=services.waiting.run, name="events", daemon=True).start()
     return app

@@ -7,7 +7,7 @@ is plain text of one sentence.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from flask import Blueprint, Response, request
 from werkzeug.datastructures import ETags, IfRange
@@ -97,6 +97,13 @@ def object_response(
 def plain(status: int, sentence: str) -> Response:
     """An error as every client can show it."""
     return Response(f"{sentence}\n", status, mimetype="text/plain", headers=_SANDBOX)
+
+
+def beside_greenlets(step: Callable[[], None]) -> None:
+    """Run a step that waits for the disk in a thread of gevent's, so that other requests go on."""
+    from gevent import get_hub
+
+    get_hub().threadpool.apply(step)
 
 
 def _verify(links: Links, key: str) -> int | None:
