@@ -385,7 +385,7 @@ def test_two_hundred_megabytes_of_print_stay_out_of_memory_and_notebook(run: Run
 def test_large_and_many_rich_outputs_are_bounded(run: Run) -> None:
     large = "from IPython.display import HTML, display\ndisplay(HTML('<p>' + 'y' * 20_000_000))"
     # with a breath now and then, as a kernel drops messages when more than a thousand wait
-    loop = "for i in range(3000):\n    display({'text/plain': str(i)}, raw=True)\n    i % 100 or time.sleep(0.05)"
+    loop = "for i in range(3000):\n display({'text/plain': str(i)}, raw=True)\n i % 100 or time.sleep(0.05)"
     many = f"import time\n{loop}"
     run.start(notebook(large, many))
     assert run.end() == 0
