@@ -50,7 +50,7 @@ class LocalSettings:
     read_only: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
     cgroup: str = "uws"
-    agent: tuple[str, ...] = (sys.executable, "-m", "runners.agent")
+    agent: tuple[str, ...] = (sys.executable, "-P", "-m", "runners.agent")
     agent_tries: int = 5
     agent_stall: float = 300.0
     agent_limit: float = 86_400.0

@@ -580,6 +580,7 @@ def main() -> None:
     os.closerange(3, lock)
     os.closerange(lock + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     os.umask(0o022)
+    os.chdir("/")
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write("-800")  # losing it costs an attempt; the user's process gets 0 again
