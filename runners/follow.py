@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -313,12 +313,18 @@ class Finish:
         waiting = [result for result in found.results if f"results/{result.path}" not in self._memory.results]
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             for batch in _batches(waiting):
-                links = self._door.links([_wanted(result, result.size) for result in batch])
-                stored = threads.map(self._send, batch, links)
+                stored = threads.map(self._send, batch, self._links(batch))
                 found.faults += [fault for fault in stored if fault]
         self._memory.save(self._attempt)
 
-    def _send(self, result: Result, link: Link) -> str:
+    def _links(self, batch: list[Result]) -> Sequence[Link | None]:
+        """Links for all of them, or for none: when one is refused, each is asked for by itself."""
+        try:
+            return self._door.links([_wanted(result, result.size) for result in batch])
+        except Refused:
+            return [None] * len(batch)
+
+    def _send(self, result: Result, link: Link | None) -> str:
         """Store one result; a sentence when that cannot be done."""
         where = f"The output '{result.path}' could not be stored"
         with suppress(Changed):

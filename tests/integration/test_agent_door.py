@@ -1,0 +1,137 @@
+"""The agent at the server's own door: both sides mean the same by the same words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from runners.attempt_dir import FENCED, STAGE_IN_FAILED, STAGE_OUT_FAILED
+from tests.integration.agent_door import JOB, Attempt, serving
+from uws_server.domain.job import Job, Parameter, Upload, Workload
+from uws_server.domain.phase import Phase
+from uws_server.domain.runspec import Input
+from uws_server.service.door import Door, agent_token, load_manifest
+from uws_server.service.jobs import parameter_key
+from uws_server.service.results import Results
+from uws_server.storage.file import FileStore
+from uws_server.storage.links import Links, now
+from uws_server.store.memory import MemoryStore
+from uws_server.web.app import create_app
+from uws_server.web.parts import Parts
+
+SECRET = b"the secret of a server"
+
+
+class Server:
+    """The real application, with a job whose first attempt runs."""
+
+    def __init__(self, root: Path) -> None:
+        links = Links(SECRET)
+        self.objects = FileStore(root, links)
+        self.jobs = MemoryStore(now)
+        self.job = self.jobs.create(
+            Job(
+                id=JOB,
+                service="test",
+                owner="",
+                created=now(),
+                phase=Phase.EXECUTING,
+                parameters=(Parameter("table", "table.csv", Upload(4, "0" * 64, "text/csv")),),
+                attempt=1,
+                workload=Workload.ACTIVE,
+                site="local",
+                started=now(),
+            )
+        )
+        self.objects.put(parameter_key(JOB, "table"), b"a,b\n")
+        unused = cast("Any", None)
+        self.app = create_app(
+            Parts(
+                jobs=unused,
+                results=Results(self.objects),
+                door=Door(self.jobs, self.objects, SECRET, 1024**2),
+                catalog=unused,
+                store=self.jobs,
+                objects=self.objects,
+                links=links,
+            )
+        )
+        self.token = agent_token(SECRET, JOB, 1)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    return Server(tmp_path / "store")
+
+
+@pytest.fixture
+def port(server: Server) -> Iterator[int]:
+    with serving(server.app) as number:
+        yield number
+
+
+@pytest.mark.covers("3:agent-stage-in", "3:agent-outputs", "3:agent-logs", "3:agent-progress")
+def test_from_upload_to_manifest(server: Server, port: int, tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path / "a", port, inputs=[Input("t.csv", "upload:table")], token=server.token)
+    assert attempt.run("stage-in") == 0
+    assert (attempt.inputs / "t.csv").read_bytes() == b"a,b\n"
+    (attempt.logs / "stdout").write_text("log\n")
+    (attempt.uws / "progress").write_text("2 3\n")
+    for name in ("x y.fits", "ü/%2e.csv", "deep/er/er/z"):
+        (attempt.outputs / name).parent.mkdir(parents=True, exist_ok=True)
+        (attempt.outputs / name).write_text(name)
+    attempt.end()
+    assert attempt.run("follow") == 0, attempt.said("stage-out")
+    loaded = load_manifest(server.objects, replace(server.job, attempt=1))
+    assert loaded is not None
+    results, sizes = loaded
+    assert sizes == (4, 0)
+    assert {result.name for result in results} == {
+        "results/x y.fits",
+        "results/ü/%2e.csv",
+        "results/deep/er/er/z",
+    }
+    manifest = json.loads(b"".join(server.objects.read(f"jobs/{JOB}/1/manifest.json")))
+    assert manifest["inputs"][0]["path"] == "t.csv"
+    job = server.jobs.get(JOB)
+    assert job is not None
+    assert job.progress == (2, 3)
+    (attempt.top / "agent-state.json").unlink()  # as if killed just before it was written
+    assert attempt.run("follow") == 0
+
+
+def test_an_upload_that_the_job_does_not_have(server: Server, port: int, tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path / "a", port, inputs=[Input("t", "upload:other")], token=server.token)
+    assert attempt.run("stage-in") == STAGE_IN_FAILED
+    said = attempt.said("stage-in")
+    assert "the job has no upload" in said["message"]
+    assert not said["transient"]
+
+
+@pytest.mark.parametrize("token", ["of-another-attempt", "of-another-job"])
+def test_fenced_off(server: Server, port: int, tmp_path: Path, token: str) -> None:
+    """A valid token of an attempt that is not the current one, or of a job that is gone."""
+    other = agent_token(SECRET, JOB, 2) if token == "of-another-attempt" else agent_token(SECRET, "1" * 26, 1)
+    attempt = Attempt(tmp_path / "a", port, inputs=[Input("t", "upload:table")], token=other)
+    (attempt.outputs / "x").write_text("x")
+    attempt.end()
+    assert attempt.run("stage-in") == FENCED
+    assert attempt.run("follow") == FENCED
+    assert [stored.key for stored in server.objects.list(f"jobs/{JOB}")] == [parameter_key(JOB, "table")]
+
+
+def test_a_result_larger_than_the_server_takes(server: Server, port: int, tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path / "a", port, token=server.token)
+    (attempt.outputs / "big").write_bytes(bytes(1024**2 + 1))
+    (attempt.outputs / "small").write_bytes(b"x")
+    attempt.end()
+    assert attempt.run("follow") == STAGE_OUT_FAILED
+    loaded = load_manifest(server.objects, server.job)
+    assert loaded is not None
+    assert [result.name for result in loaded[0]] == ["results/small"]
+    assert "'big'" in attempt.said("stage-out")["message"]
