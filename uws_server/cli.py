@@ -55,6 +55,14 @@ def _address_options(command: Command) -> Command:
     return command
 
 
+_holder_option = click.option(
+    "--holder",
+    hidden=True,
+    help="Name that holds the lease. Whoever starts this knows that no other process of that name lives: "
+    "then a killed one's lease passes on at once.",
+)
+
+
 def _load(file: Path | None, **options: Any) -> Settings:
     from uws_server import logs
     from uws_server.config import load
@@ -97,6 +105,8 @@ def up(
     from uws_server.up.run import CannotStart, Up, ready_json
 
     settings = _load(file, data=data, web__host=host, web__port=port)
+    if settings.redis.url:
+        _build(settings)  # somebody else's Redis: is it there, and durable?
 
     def isolation() -> tuple[str, ...]:
         from runners import sites
@@ -191,18 +201,19 @@ def worker(file: Path | None, data: Path | None, site: str, kind: str) -> None:
 @cli.command()
 @_settings_options
 @click.option("--site", required=True, help="The site to watch.")
-def watch(file: Path | None, data: Path | None, site: str) -> None:
+@_holder_option
+def watch(file: Path | None, data: Path | None, site: str, holder: str | None) -> None:
     """See what becomes of the attempts at a site. One at a time acts; a second one stands by."""
     settings = _load(file, data=data)
     services = _build(settings)
 
     from runners import sites
     from runners.watcher import Watcher
-    from uws_server.factory import holder
+    from uws_server.factory import unique_holder
 
     watcher = Watcher(
         site=site,
-        holder=holder(),
+        holder=holder or unique_holder(),
         store=services.store,
         changes=services.changes,
         objects=services.objects,
@@ -216,10 +227,13 @@ def watch(file: Path | None, data: Path | None, site: str) -> None:
 
 @cli.command()
 @_settings_options
-def reconcile(file: Path | None, data: Path | None) -> None:
+@_holder_option
+def reconcile(file: Path | None, data: Path | None, holder: str | None) -> None:
     """Carry out what time decides, and close what crashes left open. One at a time acts."""
+    from uws_server.factory import unique_holder
+
     services = _build(_load(file, data=data))
-    services.reconciler.run(_stopped_by_signal(lambda: None))
+    services.reconciler(holder or unique_holder()).run(_stopped_by_signal(lambda: None))
 
 
 @cli.command()

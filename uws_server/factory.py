@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from uws_server.config import BadConfig, Settings, Site
 from uws_server.domain.instants import Instant
+from uws_server.storage.base import Aside, directly
 from uws_server.store.base import Capacity
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def new_job_id() -> str:
     return str(number >> 125) + "".join(reversed(digits))
 
 
-def holder() -> str:
+def unique_holder() -> str:
     """A name for this process where leases are held."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
@@ -74,6 +75,7 @@ class Services:
             raise BadConfig("redis.url is not set; only `uws-server up` brings a Redis of its own")
         self.settings = settings
         self.clock = clock
+        self.aside: Aside = directly  # the web sets it, before the object store is asked for
 
     @cached_property
     def secret(self) -> bytes:
@@ -107,7 +109,7 @@ class Services:
         from uws_server.storage.open import open_store
 
         try:
-            return open_store(self.settings.objects_url, self.links)
+            return open_store(self.settings.objects_url, self.links, self.aside)
         except ValueError as error:
             raise BadConfig(f"objects.url: {error}") from error
 
@@ -176,9 +178,8 @@ class Services:
 
         return Door(self.store, self.objects, self.secret, self.settings.limits.result)
 
-    @cached_property
-    def reconciler(self) -> Reconciler:
-        """What time decides."""
+    def reconciler(self, holder: str) -> Reconciler:
+        """What time decides, done under a lease of ``holder``."""
         from uws_server.service.reconcile import Reconciler
 
         return Reconciler(
@@ -187,7 +188,7 @@ class Services:
             queue=self.queue,
             objects=self.objects,
             sites=tuple(self.sites),
-            holder=holder(),
+            holder=holder,
             clock=self.clock,
             archive=self.settings.jobs.at_destruction == "archive",
         )

@@ -29,6 +29,9 @@ EX_CONFIG = 78
 """Exit code of a command whose settings cannot be used: starting it again would not help."""
 
 
+_RESOLVED = Path("run", "settings.json")  # in the data directory
+
+
 class CannotStart(Exception):
     """`up` gives up; the message says why, log lines of what failed included."""
 
@@ -72,7 +75,7 @@ def running(data: Path) -> Path | None:
         with (data / "up.lock").open(encoding="utf-8") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return data / "run" / "settings.json"
+        return data / _RESOLVED
     except OSError:
         pass
     return None
@@ -120,8 +123,20 @@ class Up:
         :raises NoRedis: there is no Redis to run.
         """
         data = self._settings.data.absolute()
-        with only_one(data), listen(self._settings.web.host, self._settings.web.port) as listener:
+        with only_one(data), self._listen(data) as listener:
             return asyncio.run(self._main(data, listener))
+
+    def _listen(self, data: Path) -> socket.socket:
+        """On the port asked for; where any will do, on that of the last run, if it is still free.
+
+        Agents of jobs that run since then know no other.
+        """
+        web = self._settings.web
+        if not web.port:
+            with contextlib.suppress(CannotStart, OSError, ValueError, LookupError):
+                before = json.loads((data / _RESOLVED).read_text(encoding="utf-8"))
+                return listen(web.host, before["web"]["port"])
+        return listen(web.host, web.port)
 
     async def _main(self, data: Path, listener: socket.socket) -> int:
         self._programs = Programs(self._report)
@@ -167,10 +182,9 @@ class Up:
         redis = settings.redis.model_copy(update={"url": server.url} if server else {})
         self._settings = settings.model_copy(update={"data": data, "web": web, "redis": redis})
         self._settings.secret()
-        run = data / "run"
-        run.mkdir(exist_ok=True)
-        run.chmod(0o700)
-        path = run / "settings.json"
+        path = data / _RESOLVED
+        path.parent.mkdir(exist_ok=True)
+        path.parent.chmod(0o700)
         path.write_text(self._settings.to_json(), encoding="utf-8")
         return path
 
@@ -193,8 +207,10 @@ class Up:
                 for number in range(count):
                     name = f"{work.value}-{site}" + (f"-{number + 1}" if count > 1 else "")
                     start(name, "worker", "--site", site, "--queue", work.value)
-            start(f"watch-{site}", "watch", "--site", site)
-        start("reconcile", "reconcile")
+            start(f"watch-{site}", "watch", "--site", site, "--holder", "up")
+        # There is one `up` and one of each of these, and a new one is started when the old one is
+        # reaped: under one name, a killed one's lease need not lapse first.
+        start("reconcile", "reconcile", "--holder", "up")
         self._on_ready(self._ready(isolation))
         while not self._stop.is_set():
             for keeper in self._programs.keepers:
