@@ -211,12 +211,14 @@ class RemoteJob:
             left = None if deadline is None else deadline - now
             if left is not None and left <= 0:
                 raise Unfinished(f"job {self.id} is still {job.phase} after {timeout:g} s")
-            before = job
-            job = self._held(before, left, every)
+            held = self._held(job, left, every)
             # Held means: it changed, or the server kept the request for a while.
-            if job is not before and (job.phase is not before.phase or clock() - now >= 0.5):
+            if held.phase is not job.phase or (held is not job and clock() - now >= 0.5):
                 pause = 0.5
+                job = held
                 continue
+            if held is not job:
+                yield held
             self._connection.sleep(pause if left is None else min(pause, left))
             pause = min(pause * 1.3, every or 15.0, 15.0)
             job = self.read(patience=LOST_SECONDS)

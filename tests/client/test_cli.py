@@ -285,7 +285,7 @@ def test_plain_lines_in_a_pipe(standin: Standin) -> None:
     def busy(done: int) -> str:
         return job_xml("EXECUTING", info=f'<progress done="{done}" of="2"/>')
 
-    standin.once_each("GET", "/async/j1", job_xml("QUEUED"), busy(1), busy(1), busy(2), job_xml("COMPLETED"))
+    standin.once_each("GET", "/async/j1", job_xml("QUEUED"), *[busy(1)] * 5, busy(2), job_xml("COMPLETED"))
     done = subprocess.run(
         [*COMMAND, "wait", standin.url + "/async/j1"], capture_output=True, text=True, check=True, timeout=60
     )

@@ -121,6 +121,25 @@ def test_another_part_than_asked_for(standin: Standin, connection: Connection, t
         Downloads(connection, tmp_path).fetch(result_at(standin, sha256=SHA256))
 
 
+def test_a_server_that_gives_less_than_the_rest(
+    standin: Standin, connection: Connection, tmp_path: Path
+) -> None:
+    stored = Stored(300_000)
+
+    def answer(asked: Asked) -> Reply:
+        whole = stored(asked)
+        if whole.status == 200:
+            return whole
+        start = int(asked.headers["Range"].removeprefix("bytes=").rstrip("-"))
+        piece = CONTENT[start : start + 250_000]
+        said = f"bytes {start}-{start + len(piece) - 1}/{len(CONTENT)}"
+        return Reply(piece, 206, {"Content-Range": said, "ETag": '"t"'})
+
+    standin.on("GET", "/r", answer)
+    assert Downloads(connection, tmp_path).fetch(result_at(standin)).path.read_bytes() == CONTENT
+    assert len(standin.asked) == 4
+
+
 def test_busy_store_is_asked_again(
     standin: Standin, connection: Connection, fake_time: Time, tmp_path: Path
 ) -> None:
