@@ -176,15 +176,18 @@ def _socket_path(directory: Path) -> Path:
     own = directory / "socket"
     if len(os.fsencode(own)) <= SOCKET_CHARS:
         return own
-    runtime = Path(f"/run/user/{os.getuid()}")
-    base = runtime if runtime.is_dir() and os.access(runtime, os.W_OK) else Path(tempfile.gettempdir())
     digest = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
-    private = base / f"uws-{os.getuid()}-{digest}"
+    private = _runtime() / f"uws-{os.getuid()}-{digest}"
     private.mkdir(mode=0o700, exist_ok=True)
     found = private.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise NoRedis(f"{private} is not a private directory of ours: remove it")
     return private / "socket"
+
+
+def _runtime() -> Path:
+    own = Path(f"/run/user/{os.getuid()}")
+    return own if os.access(own, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def _left_behind(server: RedisServer) -> int:
