@@ -393,15 +393,14 @@ def user_error(text: bytes) -> dict[str, str] | None:
         data = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(data, dict) or not isinstance(data.get("message"), str) or not data["message"].strip():
+    if not isinstance(data, dict) or not isinstance(data.get("message"), str):
         return None
-    detail = data.get("detail")
     message = "".join(c if c.isprintable() else " " for c in data["message"][:2000])
+    message = " ".join(message.split())[:500]
+    detail = data.get("detail")
     kept = detail[:20_000] if isinstance(detail, str) else ""
-    return {
-        "message": " ".join(message.split())[:500],
-        "detail": "".join(c if c.isprintable() or c in "\n\t" else " " for c in kept),
-    }
+    kept = "".join(c if c.isprintable() or c in "\n\t" else " " for c in kept)
+    return {"message": message, "detail": kept} if message else None
 
 
 def _wanted(result: Result, size: int) -> Wanted:

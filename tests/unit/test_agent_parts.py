@@ -402,6 +402,10 @@ def test_an_error_hint_is_clean_or_nothing(value: object) -> None:
             assert set(error) == {"message", "detail"}
 
 
+def test_an_error_hint_of_control_characters_is_nothing() -> None:
+    assert user_error(b'{"message": "\\u001b \\u0000"}') is None
+
+
 def test_access_ignores_what_it_does_not_know() -> None:
     access = Access.from_json('{"url": "u", "token": "t", "allow_file": true, "newer": 1}')
     assert (access.url, access.token, access.allow_file) == ("u", "t", True)
