@@ -1,0 +1,106 @@
+"""The commands of `uws-server`, as far as nothing is started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMANDS = ("up", "web", "worker", "watch", "reconcile", "check", "templates")
+
+
+def _uws_server(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "uws_server.cli", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.covers("3:cli-server")
+def test_every_command_is_listed_and_explains_itself() -> None:
+    listed = _uws_server("--help").stdout
+    for command in COMMANDS:
+        assert f"  {command} " in listed
+        assert _uws_server(command, "--help").returncode == 0
+
+
+@pytest.mark.serial
+@pytest.mark.covers("3:cli-fast-help")
+def test_help_is_quick() -> None:
+    def seconds() -> float:
+        begin = time.perf_counter()
+        _uws_server("--help")
+        return time.perf_counter() - begin
+
+    assert min(seconds() for _ in range(5)) < 0.3
+
+
+@pytest.mark.covers("3:cli-fast-help")
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom uws_server.cli import cli\n"
+        "CliRunner().invoke(cli, ['--help'])\n"
+        "print([n for n in ('pydantic', 'redis', 'rq', 'flask', 'astropy', 'yaml') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.covers("3:config-unknown-key")
+@pytest.mark.parametrize(
+    "words", [("up",), ("web",), ("worker", "--site", "local"), ("watch", "--site", "local"), ("check",)]
+)
+def test_every_command_refuses_an_unknown_key(tmp_path: Path, words: tuple[str, ...]) -> None:
+    file = tmp_path / "uws.yaml"
+    file.write_text("web:\n  prot: 1\n")
+    done = _uws_server(*words, "--config", str(file))
+    assert done.returncode == 78
+    expected = f"uws-server: unknown setting web.prot (in {file}, line 2); did you mean web.port?\n"
+    assert done.stderr == expected
+    assert done.stdout == ""
+
+
+def test_without_a_redis_the_single_commands_say_so(tmp_path: Path) -> None:
+    done = _uws_server("web", "--data", str(tmp_path))
+    assert done.returncode == 78
+    assert "only `uws-server up` brings a Redis of its own" in done.stderr
+
+
+@pytest.mark.covers("3:cli-server")
+def test_check_says_in_sentences_what_holds_and_removes_what_it_wrote(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    done = _uws_server("check", "--data", str(data))
+    assert done.returncode in {0, 2}
+    lines = done.stdout.splitlines()
+    assert any("redis: What it acknowledges is on disk" in line for line in lines)
+    assert any("An object was written, read and removed." in line for line in lines)
+    assert any("isolation at local" in line for line in lines)
+    assert any("templates: " in line and "all of them right" in line for line in lines)
+    assert (done.returncode == 2) == any(line.startswith("weak") for line in lines)
+    assert not [path for path in (data / "objects").rglob("*") if path.is_file()]
+    assert not (data / "redis" / "socket").exists()
+
+
+@pytest.mark.covers("3:cli-server")
+def test_check_tells_what_is_broken(tmp_path: Path) -> None:
+    file = tmp_path / "uws.yaml"
+    file.write_text(
+        f"redis: {{url: 'unix://{tmp_path}/none'}}\nobjects: {{url: 'dragon://x'}}\ndata: {tmp_path}\n"
+    )
+    done = _uws_server("check", "--config", str(file))
+    assert done.returncode == 1
+    assert "broken  redis: it does not answer" in done.stdout
+    assert "'dragon://x' names no object store" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.covers("3:templates-check", "3:cli-server")
+def test_templates_are_checked_and_listed(tmp_path: Path) -> None:
+    assert _uws_server("templates", "check").stdout == "All templates are right.\n"
+    assert "lightcurve" in _uws_server("templates", "list").stdout
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("name: bad\ntitel: x\n")
+    done = _uws_server("templates", "check", str(tmp_path))
+    assert done.returncode == 1
+    assert f"{bad}:2: " in done.stdout
