@@ -12,6 +12,7 @@ import time
 ROOT = "/sys/fs/cgroup"
 CONTROLLERS = ("memory", "pids", "cpu")
 _PERIOD = 100_000  # microseconds in which the CPU quota counts
+_LEAST_QUOTA = 1000  # the kernel takes no less
 
 
 def hierarchies(root: str = ROOT) -> dict[str, str]:
@@ -64,7 +65,7 @@ class Cgroup:
             for level in (root, parent):
                 _write(f"{level}/cgroup.subtree_control", f"+{controller}")
         os.makedirs(directory, exist_ok=True)
-        quota = cpu_milli * _PERIOD // 1000
+        quota = max(_LEAST_QUOTA, cpu_milli * _PERIOD // 1000)
         if controller == "memory" and unified:
             _write(f"{directory}/memory.max", str(memory))
             _write_if_there(f"{directory}/memory.swap.max", "0")

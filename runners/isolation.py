@@ -199,7 +199,8 @@ def _try_bubblewrap(settings: LocalSettings) -> str:
     if program is None:
         return "bwrap is not installed"
     with tempfile.TemporaryDirectory(prefix="uws-probe-") as work:
-        os.mkdir(f"{work}/inputs")
+        for place in ("inputs", "outputs", "tmp", "uws"):
+            os.mkdir(f"{work}/{place}")
         plan = {
             "bubblewrap": program,
             "work": work,

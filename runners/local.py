@@ -33,8 +33,10 @@ __all__ = ["Isolation", "IsolationError", "LocalRunner", "LocalSettings", "probe
 _NAME = re.compile(r"(?P<job>[0-9][0-9a-v]{25})\.(?P<attempt>[1-9][0-9]{0,8})")
 _PLACEHOLDER = re.compile(r"\{(inputs|outputs|parameters|python)\}")
 _PASSED_ON = re.compile(
-    r"PATH|HOME|LANG|LC_.*|TZ|PYTHONPATH|VIRTUAL_ENV|SSL_CERT_(FILE|DIR)|(https?|all|no)_proxy", re.IGNORECASE
+    r"PATH|LD_LIBRARY_PATH|HOME|LANG|LC_.*|TZ|PYTHONPATH|VIRTUAL_ENV|SSL_CERT_(FILE|DIR)|(https?|all|no)_proxy",
+    re.IGNORECASE,
 )
+_NEEDED_BY_PYTHON = ("PATH", "LANG", "LD_LIBRARY_PATH")
 _SCRATCH = 1024**3  # most bytes of /tmp and of /dev/shm, which are memory
 _LONGEST_ARGUMENT = 128 * 1024 - 1  # bytes, by the kernel
 _LONGEST_COMMAND = 1024**2
@@ -136,7 +138,7 @@ class LocalRunner:
             pid = os.posix_spawn(
                 sys.executable,
                 [sys.executable, *_BOOT, package_root(), str(directory), str(_LOCK_DESCRIPTOR)],
-                {"PATH": os.defpath, "LANG": "C.UTF-8"},
+                {name: os.environ[name] for name in _NEEDED_BY_PYTHON if name in os.environ},
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
                     (os.POSIX_SPAWN_DUP2, 0, 1),

@@ -528,7 +528,11 @@ def bubblewrap_command(plan: dict[str, Any], information: int) -> list[str]:
             command += ["--size", str(1024**2), "--tmpfs", path]
         elif action == "null":
             command += ["--ro-bind", "/dev/null", path]
-    command += ["--bind", work, work, "--ro-bind", f"{work}/inputs", f"{work}/inputs"]
+    command += ["--ro-bind", work, work]
+    for place in ("outputs", "tmp", "uws"):
+        # A mount each, because a mount cannot be renamed: its owner here is the job, and the agent, which
+        # sees what it sees without the sandbox, must not find a link to elsewhere in the place of one.
+        command += ["--bind", f"{work}/{place}", f"{work}/{place}"]
     for path in (step[1] for step in plan["view"] if step[0] == "empty"):
         command += ["--remount-ro", path]
     command += ["--remount-ro", "/", "--chdir", plan["cwd"], "--", "/bin/sh", "-c"]

@@ -95,11 +95,17 @@ def read(directory: str, name: str) -> dict[str, Any] | None:
 def read_hostile(path: str, limit: int = _SMALL, *, tail: bool = False) -> bytes:
     """At most `limit` bytes of a file that user code may have made; b'' unless it is a plain file.
 
-    Never follows a link at its end, never blocks on a FIFO. `tail` takes the end of it.
+    Follows no link at its end nor in the place of its directory, never blocks on a FIFO. `tail` takes
+    the end of it.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags)
+        directory = os.open(os.path.dirname(path), flags | os.O_DIRECTORY)
+        try:
+            name = os.path.basename(path)
+            descriptor = os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=directory)
+        finally:
+            os.close(directory)
     except OSError:
         return b""
     try:

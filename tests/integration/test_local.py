@@ -371,6 +371,7 @@ def test_progress_is_the_last_complete_line(site: LocalSite) -> None:
     assert site.reached(spec, State.RUNNING).progress == (2, 10)
 
 
+@pytest.mark.serial
 @pytest.mark.covers("3:local-runner")
 def test_start_returns_at_once(site: LocalSite) -> None:
     times = []
@@ -417,15 +418,16 @@ while True:
 """
     with local_site(tmp_path / "site", mode) as site:
         resources = replace(SMALL, cpu_milli=500, processes=100)
-        spec = site.start("{python}", "-c", code, "bomb-mark", resources=resources)
+        mark = f"mark-{site.cgroup}-bomb"
+        spec = site.start("{python}", "-c", code, mark, resources=resources)
         until((outputs(site, spec) / "full").exists, "the limit")
-        assert 1 < len(with_command_line("bomb-mark")) <= 110
+        assert 1 < len(with_command_line(mark)) <= 110
         other = site.run("/bin/echo", "usable")
         assert other.outcome is not None
         assert other.outcome.cause is Cause.SUCCEEDED
         site.runner.stop(spec.job_id, 1)
         outcome = site.ended(spec).outcome
-        assert with_command_line("bomb-mark") == []
+        assert with_command_line(mark) == []
         assert outcome is not None
         assert outcome.cause is Cause.STOPPED
 

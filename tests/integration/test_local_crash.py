@@ -18,7 +18,7 @@ import pytest
 
 from runners import processes, site_files
 from runners.base import Cause, State
-from runners.local import LocalRunner, end_leftovers
+from runners.local import end_leftovers
 from tests.integration.test_local import DAEMON, INPUT, STAY
 from tests.local_site import LocalSite, local_site, modes, until, with_command_line
 
@@ -147,22 +147,25 @@ die()
 def test_many_starts_at_once_by_threads_and_processes(site: LocalSite) -> None:
     spec = site.spec("/bin/sh", "-c", COUNT)
     runners = [site.another() for _ in range(4)]
-    children = []
-    for _ in range(2):
-        child = os.fork()
-        if child == 0:
-            try:
-                LocalRunner(site.directory, site.settings).start(spec, URL, "t")
-            finally:
-                os._exit(0)
-        children.append(child)
+    code = """
+import pickle, sys
+from runners.local import LocalRunner
+directory, settings, spec = pickle.load(sys.stdin.buffer)
+LocalRunner(directory, settings).start(spec, "http://127.0.0.1:9", "t")
+"""
+    processes_too = [
+        threading.Thread(
+            target=subprocess.run,
+            args=([sys.executable, "-c", code],),
+            kwargs={"input": pickle.dumps((site.directory, site.settings, spec)), "cwd": ROOT, "check": True},
+        )
+        for _ in range(2)
+    ]
     threads = [threading.Thread(target=runner.start, args=(spec, URL, "t")) for runner in runners]
-    for thread in threads:
+    for thread in (*processes_too, *threads):
         thread.start()
-    for thread in threads:
+    for thread in (*processes_too, *threads):
         thread.join()
-    for child in children:
-        os.waitpid(child, 0)
     assert site.ended(spec).outcome
     assert runs(site, site.attempt(spec)) == 1
 

@@ -127,6 +127,22 @@ told = [[path.replace(os.environ["TMPDIR"], "TMPDIR") for path in told], mountin
     assert ask(site, code) == [["/dev/shm/x", "/tmp/x", "TMPDIR/x", "x"], True]
 
 
+@pytest.mark.covers("3:local-isolation", "3:agent-hostile-outputs")
+def test_no_link_can_take_the_place_of_a_directory_we_read(site: LocalSite) -> None:
+    code = """
+work = os.path.dirname(os.getcwd())
+told = []
+for name in ("outputs", "uws", "tmp", "inputs"):
+    for act in (os.rename, lambda old, new: os.symlink("/etc", new)):
+        try:
+            act(f"{work}/{name}", f"{work}/{name}-other")
+            told.append(name)
+        except OSError:
+            pass
+"""
+    assert ask(site, code) == []
+
+
 @pytest.mark.covers("3:local-isolation")
 def test_a_job_can_use_our_packages_and_a_terminal(site: LocalSite) -> None:
     code = """

@@ -295,7 +295,8 @@ def test_hostile_files_are_read_as_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     os.mkfifo(tmp_path / "fifo")
-    for name in ("link", "fifo", "missing", "."):
+    (tmp_path / "other").symlink_to(tmp_path)
+    for name in ("link", "fifo", "missing", ".", "other/file"):
         assert site_files.read_hostile(f"{tmp_path}/{name}") == b""
     assert site_files.read_hostile(f"{tmp_path}/file", 4) == b"0123"
     assert site_files.read_hostile(f"{tmp_path}/file", 4, tail=True) == b"6789"
