@@ -30,7 +30,7 @@ from uws_client.documents import Job, Phase
 from uws_client.errors import UwsError
 from uws_client.logs import Log
 from uws_client.progress import Progress
-from uws_client.protocol import FileValue, RemoteJob
+from uws_client.protocol import FileValue, JobList, RemoteJob
 from uws_client.services import Server
 
 STAR = "lc_1.3444.614"
@@ -79,23 +79,19 @@ def run(directory: Path, results: Path) -> None:
     with server(directory) as url:
         print(f"It runs at {url}\n")
         with Connection(url) as connection:
-            jobs = Server(url, connection).job_list("lightcurve")
-            submitted = {}
-            for band in BANDS:
-                path = curves[band]
-                job = jobs.create(
-                    [("inject_period", str(INJECTED_DAYS))],
-                    [FileValue("light_curve", path)],
-                    run=True,
-                    run_id=f"demo {STAR} {band}",
-                )
-                submitted[band] = job
-                print(f"Submitted {path.name} ({path.stat().st_size} bytes): {job.url}")
-            for band, job in submitted.items():
-                document = follow(band, job)
-                target = results / band
-                shutil.rmtree(target, ignore_errors=True)
-                print(fetched_table(fetch(job, document.results, target, quiet=True)))
+            submitted: dict[str, RemoteJob] = {}
+            try:
+                submit(Server(url, connection).job_list("lightcurve"), curves, submitted)
+                for band, job in submitted.items():
+                    document = follow(band, job)
+                    target = results / band
+                    shutil.rmtree(target, ignore_errors=True)
+                    print(fetched_table(fetch(job, document.results, target, quiet=True)))
+            except BaseException:
+                # Jobs outlive their server; these must not outlive the demo.
+                for job in submitted.values():
+                    end(job)
+                raise
     compare(results)
 
 
@@ -187,6 +183,29 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
+
+
+def submit(jobs: JobList, curves: dict[str, Path], submitted: dict[str, RemoteJob]) -> None:
+    """Make a job of each light curve and note it down, so that all can be stopped whatever happens."""
+    for band, path in curves.items():
+        submitted[band] = job = jobs.create(
+            [("inject_period", str(INJECTED_DAYS))],
+            [FileValue("light_curve", path)],
+            run=True,
+            run_id=f"demo {STAR} {band}",
+        )
+        print(f"Submitted {path.name} ({path.stat().st_size} bytes): {job.url}")
+
+
+def end(job: RemoteJob) -> None:
+    """Stop a job, if it runs, and wait until nothing of it is left."""
+    try:
+        if not job.read().phase.final:
+            job.abort()
+        for _ in job.watch(timeout=STOP_SECONDS):
+            pass
+    except UwsError as error:
+        print(f"demo: {job.url} could not be stopped: {error}", file=sys.stderr)
 
 
 def follow(band: str, job: RemoteJob) -> Job:

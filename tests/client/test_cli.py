@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import uws_client
 from tests.client.conftest import Reply, Standin, job_xml, result_xml
 from uws_client.arguments import read_parameter, read_seconds
 from uws_client.cli import main
@@ -228,6 +229,16 @@ def test_help_names_the_exit_codes_and_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"httpx", "lxml", "ssl", "numpy", "uws_server", "astropy"} & set(loaded)
+
+
+def test_the_client_needs_nothing_of_the_server() -> None:
+    names = sorted(path.stem for path in Path(uws_client.__path__[0]).glob("*.py") if path.stem != "__init__")
+    code = f"import sys; from uws_client import {', '.join(names)}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "httpx" in loaded
+    assert not {"uws_server", "runners", "job_templates", "flask", "pydantic", "numpy"} & set(loaded)
 
 
 def _until(condition: Callable[[], bool], seconds: float = 20) -> None:

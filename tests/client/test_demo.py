@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +44,29 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert abs(found["R"]["period"] - found["B"]["period"]) < 1e-4
     assert abs(found["R"]["period"] - 0.93697) < 1e-4
     assert f"differ by {abs(found['R']['period'] - found['B']['period']):.6f} d" in said
+
+
+def test_demo_interrupted_leaves_nothing_behind(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-u", "-m", "scripts.demo", "--results", str(tmp_path / "results")]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("EXECUTING"):
+                break
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, said) == (130, "demo: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            assert os.fsencode(tmp_path) not in entry.read_bytes()
 
 
 @pytest.mark.covers("3:demo-real-data")
