@@ -79,6 +79,7 @@ class World:
     draining: bool = False
 
     def __post_init__(self) -> None:
+        self._apps: dict[tuple[Any, ...], Flask] = {}
         ticks = count(START)
         self.clock: Callable[[], int] = lambda: next(ticks)
         self.store = MemoryStore(self.clock)
@@ -117,7 +118,10 @@ class World:
         return create_app(replace(parts, **changes))
 
     def client(self, **changes: Any) -> Client:
-        return Client(self.app(**changes).test_client())
+        key = (*sorted(changes), self.redirect_bytes)
+        if changes or key not in self._apps:
+            self._apps[key] = self.app(**changes)
+        return Client(self._apps[key].test_client())
 
     # -- jobs in whatever state ----------------------------------------------------------------------
 

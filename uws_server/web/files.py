@@ -7,7 +7,9 @@ from urllib.parse import quote
 
 from flask import Blueprint, Response, request
 
+from uws_server.domain.errors import NotFound
 from uws_server.service.results import Found
+from uws_server.storage.base import NotStored
 from uws_server.web.answers import redirect
 from uws_server.web.parts import Parts
 from uws_server.web.storage import object_response
@@ -32,7 +34,10 @@ def results_blueprint(parts: Parts) -> Blueprint:
         found = parts.results.find(job, result_id)
         if _from_store(parts, found):
             return redirect(parts.objects.sign("GET", found.stored.key, _LINK_SECONDS))
-        response = object_response(found.source, found.stored, found.media_type)
+        try:
+            response = object_response(found.source, found.stored, found.media_type)
+        except NotStored:
+            raise NotFound(f"the content of result {result_id[:80]!r} is gone") from None
         if response.status_code >= 400:
             return response
         response.headers["Content-Type"] = found.media_type

@@ -367,7 +367,10 @@ class _Form:
                 raise TooLarge(
                     f"values of more than {self._limits.value_bytes} bytes are not taken; send a file"
                 )
-            value = b"".join(sent).decode()
+            try:
+                value = b"".join(sent).decode()
+            except UnicodeDecodeError:
+                raise BadRequest(f"part {sent.name!r} is not UTF-8 text") from None
             sent.file.close()
             self._said.pairs.append((sent.name, value))
         self._said.sent[:] = kept
