@@ -65,6 +65,8 @@ def _local(settings: Settings, local: Site) -> LocalSettings:
         uid_first=local.uid_first,
         uid_last=local.uid_last,
         network=local.network,
+        allow_file=local.allow_file,
+        deny_networks=local.deny_networks,
         read_only=tuple(path.absolute() for path in local.read_only),
         hidden=(data, *(path.absolute() for path in local.hidden)),
     )

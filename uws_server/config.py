@@ -18,6 +18,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ByteSize,
     ConfigDict,
@@ -156,11 +157,6 @@ class Jobs(_Section):
         ge=1,
         description="After how many seconds a worker that is not heard of loses its claim on a job.",
     )
-    lost_seconds: float = Field(
-        default=300,
-        ge=1,
-        description="After how many seconds an attempt that its site does not know counts as lost.",
-    )
 
 
 class Limits(_Section):
@@ -182,6 +178,13 @@ class Limits(_Section):
     request_line: int = Field(default=8190, ge=256, le=8190, description="Bytes of a request line.")
     header_fields: int = Field(default=100, ge=8, le=32768, description="Header fields of a request.")
     header_field: int = Field(default=8190, ge=256, description="Bytes of one header field.")
+
+
+def _network(text: str) -> str:
+    return str(ipaddress.ip_network(text))
+
+
+Network = Annotated[str, AfterValidator(_network)]
 
 
 class Site(_Section):
@@ -217,6 +220,11 @@ class Site(_Section):
     uid_last: int = Field(default=1_900_009_999, ge=1, description="Last of them; nobody else may use them.")
     allow_file: bool = Field(
         default=False, description="Whether inputs may be `file:` URLs, read from the site's own disks."
+    )
+    deny_networks: tuple[Network, ...] = Field(
+        default=(),
+        description="Networks (CIDR) that inputs are never fetched from, beside link-local and metadata "
+        "addresses.",
     )
     relist_seconds: float = Field(
         default=60, ge=1, description="Seconds after which the watcher looks at all of the site again."
@@ -440,6 +448,8 @@ def describe(annotation: Any) -> str:
         return " or ".join(f"`{choice}`" for choice in get_args(annotation))
     if origin in {Union, UnionType}:
         return " or ".join(describe(part) for part in get_args(annotation) if part is not type(None))
+    if origin is Annotated:
+        return describe(get_args(annotation)[0])
     if origin is tuple:
         return f"list of {describe(get_args(annotation)[0])}s"
     words = {

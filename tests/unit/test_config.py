@@ -208,3 +208,14 @@ def test_the_document_is_up_to_date() -> None:
     from scripts.describe_settings import PATH, document
 
     assert PATH.read_text() == document(Settings), "run python -m scripts.describe_settings"
+
+
+def test_the_example_is_right() -> None:
+    settings = load(Path(__file__).parents[2] / "deploy" / "uws.example.yaml", {})
+    assert settings.sites["local"].memory == 64 * 1024**3
+
+
+def test_networks_are_checked() -> None:
+    options = {"sites.local.deny_networks": ["10.0.0.0/8", "fd00::/8"]}
+    assert load(environment={}, options=options).sites["local"].deny_networks == ("10.0.0.0/8", "fd00::/8")
+    assert "10.0.0.0/99" in _refusal(environment={"UWS_SITES__LOCAL__DENY_NETWORKS": "[10.0.0.0/99]"})
