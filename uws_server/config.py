@@ -229,7 +229,9 @@ class Site(_Section):
     relist_seconds: float = Field(
         default=60, ge=1, description="Seconds after which the watcher looks at all of the site again."
     )
-    start_workers: int = Field(default=1, ge=1, le=64, description="Workers that start attempts.")
+    start_workers: int = Field(
+        default=1, ge=0, le=64, description="Workers that start attempts; 0: jobs wait until there are some."
+    )
     stop_workers: int = Field(default=1, ge=1, le=64, description="Workers that stop attempts.")
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import redis
 
 from tests.redis_servers import PROGRAMS, serving
 from tests.up_process import ROLES, UP, UpProcess, children, lives, running_up, until
+from uws_server.redis_server import find
 
 pytestmark = pytest.mark.covers("3:up")
 
@@ -183,3 +185,29 @@ def test_a_second_interrupt_ends_everything_at_once(tmp_path: Path) -> None:
         until(lambda: "web" not in up.roles(), what="the polite stop")
         assert up.end(signal.SIGINT, 10) == 130
     assert not any(lives(pid) for pid in roles.values())
+
+
+@pytest.mark.covers("3:cli-server")
+def test_check_looks_at_a_running_server_without_disturbing_it(up: UpProcess) -> None:
+    before = up.roles()
+    done = subprocess.run(
+        [sys.executable, "-m", "uws_server.cli", "check", "--data", str(up.data)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "uws-server up runs on this data directory" in done.stdout
+    assert "redis: What it acknowledges is on disk" in done.stdout
+    assert done.returncode in {0, 2}
+    assert up.roles() == before
+    assert up.healthy()
+
+
+@pytest.mark.covers("3:redis-and-valkey", "3:up-redis")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_job_runs_on_either_server(tmp_path: Path, name: str) -> None:
+    program = find(PROGRAMS[name]) if PROGRAMS[name] else find(path=os.devnull)
+    with running_up(tmp_path / "data", environment={"UWS_REDIS__PROGRAM": str(program)}) as up:
+        _run(up)
+        assert Path(f"/proc/{up.roles()['redis']}/exe").resolve() == program.resolve()
