@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.web.world import Client, World
@@ -15,3 +17,9 @@ def world() -> World:
 @pytest.fixture
 def client(world: World) -> Client:
     return world.client()
+
+
+@pytest.fixture
+def update_golden() -> bool:
+    """Whether recorded documents are to be recorded anew: ``UPDATE_GOLDEN=1 pytest tests/web``."""
+    return os.environ.get("UPDATE_GOLDEN") == "1"

@@ -257,7 +257,7 @@ class Client:
         self._client = client
 
     def open(self, path: str, method: str, **options: Any) -> TestResponse:
-        response = self._client.open(path, method=method, **options)
+        response = self._client.open(path, method=method, buffered=True, **options)
         check(response)
         return response
 
