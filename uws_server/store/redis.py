@@ -21,7 +21,7 @@ together or not at all. Cost in Redis calls: `create` 1, `get` 1, `change` 1, `c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
@@ -183,7 +183,7 @@ def _writes(before: Job | None, after: Job) -> Iterator[Command]:
             yield ("SET", key, now) if now else ("DEL", key)
 
 
-def _words(commands: Iterator[Command]) -> Iterator[str | int]:
+def _words(commands: Iterable[Command]) -> Iterator[str | int]:
     for command in commands:
         yield len(command)
         yield from command
@@ -234,7 +234,7 @@ class RedisStore:
         """See `JobStore.create`."""
         digest = hashlib.sha256(repr((job.owner, job.service, key)).encode()).hexdigest()
         keys = [_job(job.id), f"{_PREFIX}i:{digest}" if key else ""]
-        words = [job.id, fingerprint or "-", _KEY_SECONDS, *_words(self._creation(job))]
+        words = [job.id, fingerprint or "-", _KEY_SECONDS, *self.creation(job)]
         with _reached():
             stored_id = self._create(keys, words)
         if stored_id == job.id:
@@ -246,11 +246,12 @@ class RedisStore:
         return stored
 
     @staticmethod
-    def _creation(job: Job) -> Iterator[Command]:
-        yield from _writes(None, job)
-        yield from _moves(None, job)
+    def creation(job: Job) -> list[str | int]:
+        """The commands that create a job, each as its length and its words, as the scripts take them."""
+        commands = [*_writes(None, job), *_moves(None, job)]
         if any(parameter.upload for parameter in job.parameters):
-            yield "ZREM", _due(Due.CLEARANCE), job.id  # what `reserve` noted
+            commands.append(("ZREM", _due(Due.CLEARANCE), job.id))  # what `reserve` noted
+        return list(_words(commands))
 
     def get(self, job_id: str) -> Job | None:
         """See `JobStore.get`. A script, since that is one command and half the work of a pipeline."""
