@@ -49,7 +49,7 @@ def test_the_ready_line_says_what_is_running(up: UpProcess) -> None:
 
 
 def test_what_is_private_is_readable_by_the_owner_only(up: UpProcess) -> None:
-    for name in ("secret", "redis", "run"):
+    for name in (".", "secret", "redis", "run"):
         assert (up.data / name).stat().st_mode & 0o077 == 0, name
 
 

@@ -54,7 +54,7 @@ def only_one(data: Path) -> Iterator[None]:
 
     :raises CannotStart: there is one.
     """
-    data.mkdir(parents=True, exist_ok=True)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)  # nobody else's business; the operator may widen it
     with (data / "up.lock").open("a+", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
