@@ -6,7 +6,7 @@ phase changes by the watcher.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -17,6 +17,7 @@ from uws_server.domain.runspec import RunSpec
 class State(Enum):
     """How far an attempt has come, as its site tells it."""
 
+    UNSTARTED = "unstarted"  # the site has heard of it, but nothing runs there: `start` was cut short
     STAGING = "staging"  # accepted; the user's code has not started
     RUNNING = "running"  # the user's code has started
     FINISHING = "finishing"  # the user's code has ended; results are on their way
@@ -76,13 +77,22 @@ class Busy(Exception):
         self.retry_after = retry_after
 
 
+def no_doubt() -> None:
+    """What a start is confirmed by where nobody else starts anything."""
+
+
 class Runner(Protocol):
     """One site's way to run attempts. Every method may be called again at any time."""
 
-    def start(self, spec: RunSpec, agent_url: str, token: str) -> None:
+    def start(
+        self, spec: RunSpec, agent_url: str, token: str, confirm: Callable[[], None] = no_doubt
+    ) -> None:
         """See to it that this attempt runs, or has run: its user code starts at most once.
 
-        ``agent_url`` and ``token`` are for the attempt's agent alone.
+        ``agent_url`` and ``token`` are for the attempt's agent alone. ``confirm`` is called before
+        anything is started, at a moment from which nobody else can start or forget this attempt; what
+        it raises ends the start. So a worker that was paused for long starts nothing that others have
+        started, seen to its end and forgotten meanwhile.
 
         :raises Busy: not now.
         """

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from runners.base import Busy, Cause, Observation, Outcome, State
+from runners.base import Busy, Cause, Observation, Outcome, State, no_doubt
 from uws_server.domain.runspec import RunSpec
 
 _FINAL = (State.ENDED, State.LOST)
@@ -46,7 +46,9 @@ class FakeRunner:
 
     # -- the protocol
 
-    def start(self, spec: RunSpec, agent_url: str, token: str) -> None:
+    def start(
+        self, spec: RunSpec, agent_url: str, token: str, confirm: Callable[[], None] = no_doubt
+    ) -> None:
         """Accept the attempt, once."""
         if self.busy:
             raise Busy(self.busy)
@@ -54,6 +56,7 @@ class FakeRunner:
         with self.site.news:
             if key in self.site.attempts:
                 return
+            confirm()
             seen = Observation(*key, State.STAGING, "staging in")
             if spec.kind == "container":
                 words = "This site runs programs and notebooks, not container images."

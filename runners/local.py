@@ -18,13 +18,13 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from runners import cgroups, ending, processes, site_files, trees
-from runners.base import Busy, Cause, Observation, Outcome, State
+from runners.base import Busy, Cause, Observation, Outcome, State, no_doubt
 from runners.isolation import Isolation, IsolationError, LocalSettings, package_root, probe, view
 from uws_server.domain.runspec import RunSpec, located
 
@@ -48,6 +48,7 @@ _BOOT = (  # -I -S: nothing of the user's environment, and no time for site-pack
     "import sys; sys.path.append(sys.argv[1]); from runners.supervisor import main; main()",
 )
 _LOCK_DESCRIPTOR = 3
+_SPAWNING = 2.0  # seconds that another worker may take between the lock and the supervisor
 _KILLING = 2.0  # seconds one look spends at most on ending what a dead supervisor left
 
 
@@ -70,7 +71,7 @@ class LocalRunner:
         self._door: socket.socket | None = None
         self._children: set[int] = set()
         for left in self._trash.iterdir():  # a server was killed while it removed this
-            trees.remove(str(left))
+            self._clear_away(left)
 
     def close(self) -> None:
         """Stop listening. Attempts run on."""
@@ -83,7 +84,9 @@ class LocalRunner:
 
     # -- start
 
-    def start(self, spec: RunSpec, agent_url: str, token: str) -> None:
+    def start(
+        self, spec: RunSpec, agent_url: str, token: str, confirm: Callable[[], None] = no_doubt
+    ) -> None:
         """See to it that this attempt runs, or has run: its user code starts at most once.
 
         :raises Busy: the machine has no room for it just now.
@@ -93,8 +96,12 @@ class LocalRunner:
         try:
             directory.mkdir(mode=0o700, exist_ok=True)
             with self._locked(directory) as lock:
-                if lock is None or not self._may_launch(directory):
+                if lock is None:
+                    self._see_launched(directory)
                     return
+                if not self._may_launch(directory):
+                    return
+                confirm()
                 problem = refusal(spec)
                 if problem:
                     self._conclude(directory, State.ENDED, ending.outcome("refused", problem))
@@ -160,6 +167,15 @@ class LocalRunner:
         self._children.add(pid)
         site_files.write(str(directory), site_files.LAUNCHED, "", durable=True)
         site_files.sync(str(self._attempts))
+
+    @staticmethod
+    def _see_launched(directory: Path) -> None:
+        """Wait for whoever holds the lock: a supervisor, or another worker that is about to spawn one."""
+        deadline = time.monotonic() + _SPAWNING
+        while not (directory / site_files.LAUNCHED).exists():
+            if time.monotonic() > deadline:
+                raise Busy("Another worker has begun to start it.")
+            time.sleep(0.005)
 
     @staticmethod
     def _may_launch(directory: Path) -> bool:
@@ -285,8 +301,10 @@ class LocalRunner:
         except NotADirectoryError:
             return None
         if word is None:
-            reason = "starting" if (directory / site_files.LAUNCHED).exists() else "not started yet"
-            return Observation(job_id, attempt, State.STAGING, reason) if directory.is_dir() else None
+            if (directory / site_files.LAUNCHED).exists():
+                return Observation(job_id, attempt, State.STAGING, "starting")
+            # Its starter is at work, or died before there was a supervisor: then it is to be started again.
+            return Observation(job_id, attempt, State.UNSTARTED) if directory.is_dir() else None
         state = State(word["state"])
         reason = word.get("reason", "")
         if final and alive:  # it has said its last word and is just leaving
@@ -372,17 +390,19 @@ class LocalRunner:
         with self._locked(directory) as lock:
             if lock is None or not end_leftovers(directory):
                 raise ValueError(f"attempt {attempt} of job {job_id} has not ended")
-            plan = site_files.read(str(directory), site_files.PLAN)
             grave = self._trash / secrets.token_hex(8)
             os.rename(directory, grave)
-        trees.remove(str(grave))
-        if plan is None:
-            return
-        if plan["cgroup"]:
+        self._clear_away(grave)
+
+    def _clear_away(self, grave: Path) -> None:
+        """Remove a forgotten attempt; its directory last, as it says what else there is of it."""
+        plan = site_files.read(str(grave), site_files.PLAN)
+        if plan is not None and plan["cgroup"]:
             cgroups.Cgroup(plan["cgroup"]["parent"], plan["name"], plan["cgroup"]["roots"]).remove()
             cgroups.sweep(plan["cgroup"]["parent"])
-        if plan["uid"] is not None:
-            self._release_uid(directory, plan["uid"])
+        if plan is not None and plan["uid"] is not None:
+            self._release_uid(self._attempts / plan["name"], plan["uid"])
+        trees.remove(str(grave))
 
     # -- small parts
 

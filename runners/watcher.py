@@ -100,7 +100,15 @@ class Watcher:
             present.add(attempt)
             if self._seen.get(attempt) == observation:
                 continue
-            if self._note(observation, lease):
+            try:
+                noted = self._note(observation, lease)
+            except (StoreUnavailable, StorageUnavailable, FencedOff):
+                raise
+            except Exception:
+                # One odd attempt must not keep back the news of all others.
+                log.exception("job %s attempt %d cannot be brought into its record", *attempt)
+                continue
+            if noted:
                 self._seen[attempt] = observation
         for attempt in self._seen.keys() - present:
             del self._seen[attempt]
@@ -111,17 +119,24 @@ class Watcher:
             job: Job | None = None
             for event in self._events(seen):
                 job = self._changes.apply(seen.job_id, event, lease)
+            job = job or self._store.get(seen.job_id)
         except NotFound:
             # Not ours, or the store lost it: no reason to remove anything.
             log.warning("site %s runs attempt %d of unknown job %s", self._site, seen.attempt, seen.job_id)
             return True
         over = seen.state in (State.ENDED, State.LOST)
-        if over and job is not None and (job.attempt > seen.attempt or job.workload is Workload.NONE):
+        unwanted = job is not None and _unwanted(job, seen.attempt)
+        if over and unwanted:
             self._runner.forget(seen.job_id, seen.attempt)
-        return not over
+        elif unwanted:
+            # Aborted while it waited for its lapsed claim to be taken again, and started all the same.
+            self._runner.stop(seen.job_id, seen.attempt)
+        return not (over or unwanted or seen.state is State.UNSTARTED)
 
     def _events(self, seen: Observation) -> Iterator[Event]:
         number = seen.attempt
+        if seen.state is State.UNSTARTED:
+            return  # whoever holds the claim starts it, or takes the claim when it has lapsed
         if seen.state is State.STAGING:
             yield Launched(number)
             if seen.reason:
@@ -158,3 +173,8 @@ class Watcher:
         if job.attempt != seen.attempt:
             return (), None
         return load_manifest(self._objects, job) or ((), None)
+
+
+def _unwanted(job: Job, attempt: int) -> bool:
+    """Whether the record says that this attempt is over, or is never to be."""
+    return job.attempt > attempt or (job.workload is Workload.NONE and (job.phase.final or job.deleted))

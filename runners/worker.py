@@ -23,10 +23,14 @@ from uws_server.store.base import Capacity, Due, JobStore
 log = logging.getLogger(__name__)
 
 
+class _ClaimLost(Exception):
+    """While this worker was on its way, the job went on without it."""
+
+
 class Worker:
     """Starts and stops attempts at one site.
 
-    Cost of one start: claim, read, the runner's own work, and one change (2 Redis calls).
+    Cost of one start: claim, two reads, the runner's own work, and one change (2 Redis calls).
     """
 
     def __init__(
@@ -70,8 +74,11 @@ class Worker:
             summary = ErrorSummary(f"the job can no longer be started: {error}", transient=False)
             self._changes.apply(job.id, Failed(job.attempt, self._clock(), summary, (), None))
             return True
+        token = agent_token(self._secret, job.id, job.attempt)
         try:
-            self._runner.start(spec, self._agent_url, agent_token(self._secret, job.id, job.attempt))
+            self._runner.start(spec, self._agent_url, token, lambda: self._confirm(job))
+        except _ClaimLost:
+            return True
         except Busy as busy:
             self._changes.apply(job.id, Postponed(job.attempt, str(busy)))
             return False
@@ -83,6 +90,15 @@ class Worker:
             return False
         self._changes.apply(job.id, Launched(job.attempt))
         return True
+
+    def _confirm(self, job: Job) -> None:
+        """That the attempt still waits to be started, for whoever claimed it.
+
+        :raises _ClaimLost: it does not, or not for certain.
+        """
+        found = self._store.get(job.id)
+        if found is None or found.workload is not Workload.CLAIMED or found.attempt != job.attempt:
+            raise _ClaimLost
 
     def stop_due(self) -> None:
         """Ask the site to end every attempt that is to end; the watcher sees to it that it has."""
