@@ -62,6 +62,27 @@ class JobEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """What one attempt may store: bytes of all its results, how many, and bytes of each log."""
+
+    bytes: int
+    files: int
+    log_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One object that an attempt is about to store, ``size`` in bytes.
+
+    A segment of a log has its ``offset`` in that log, and the log's ``name``.
+    """
+
+    name: str
+    size: int
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """The right to act as ``name`` until it is not renewed. ``fence`` grows with each new holder."""
 
@@ -128,6 +149,15 @@ class JobStore(Protocol):
 
     def report(self, job_id: str, attempt: int, done: int, of: int) -> None:
         """Note progress of the current attempt; of any other, nothing happens."""
+
+    def count(self, job_id: str, attempt: int, planned: Sequence[Planned], quota: Quota) -> int | None:
+        """Count what an attempt is about to store, all of it or nothing.
+
+        A name counts once, with the largest size asked for. A log counts by its end: a segment begins
+        where the one before ends, or is that one again. Counts go when the attempt has ended.
+
+        :return: None when all of it was counted; else which one of ``planned`` is over the quota.
+        """
 
     def due(self, what: Due, now: Instant, site: str = "", limit: int = 100) -> list[str]:
         """The ids of jobs whose time has come, earliest first; for STOP those of one site."""

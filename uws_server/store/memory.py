@@ -11,7 +11,17 @@ from urllib.parse import quote
 from uws_server.domain.instants import Instant
 from uws_server.domain.job import Job, Workload
 from uws_server.domain.phase import Phase
-from uws_server.store.base import Capacity, Due, FencedOff, JobEvent, KeyReused, Lease, Selection
+from uws_server.store.base import (
+    Capacity,
+    Due,
+    FencedOff,
+    JobEvent,
+    KeyReused,
+    Lease,
+    Planned,
+    Quota,
+    Selection,
+)
 
 
 def _now() -> Instant:
@@ -33,6 +43,8 @@ class MemoryStore:
         self._leases: dict[str, tuple[Lease, Instant]] = {}
         self._fence = 0
         self._events: list[JobEvent] = []
+        self._sizes: dict[str, dict[str, int]] = {}
+        self._logs: dict[str, dict[str, tuple[int, int]]] = {}
 
     def create(self, job: Job, key: str = "", fingerprint: str = "") -> Job:
         """See `JobStore.create`."""
@@ -95,6 +107,9 @@ class MemoryStore:
         self._jobs[after.id] = after
         if after.workload is not Workload.CLAIMED:
             self._claims.pop(after.id, None)
+        if after.workload is Workload.NONE or (before and before.attempt != after.attempt):
+            self._sizes.pop(after.id, None)
+            self._logs.pop(after.id, None)
         if after.deleted and not (before and before.deleted):
             self._clearance[after.id] = 0
         if before is None or before.phase is not after.phase or before.deleted != after.deleted:
@@ -129,6 +144,8 @@ class MemoryStore:
             self._jobs.pop(job_id, None)
             self._clearance.pop(job_id, None)
             self._claims.pop(job_id, None)
+            self._sizes.pop(job_id, None)
+            self._logs.pop(job_id, None)
 
     def claim(self, site: str, capacity: Capacity, seconds: float) -> str | None:
         """See `JobStore.claim`."""
@@ -163,6 +180,28 @@ class MemoryStore:
             if job is not None and job.attempt == attempt and job.progress != (done, of):
                 self._jobs[job_id] = replace(job, progress=(done, of))
                 self._tell(job, "progress")
+
+    def count(self, job_id: str, attempt: int, planned: Sequence[Planned], quota: Quota) -> int | None:
+        """See `JobStore.count`."""
+        with self._guard:
+            job = self._jobs.get(job_id)
+            if job is None or job.attempt != attempt or job.workload is Workload.NONE:
+                return 0
+            sizes, logs = dict(self._sizes.get(job_id, {})), dict(self._logs.get(job_id, {}))
+            for number, one in enumerate(planned):
+                if one.offset is None:
+                    sizes[one.name] = max(one.size, sizes.get(one.name, 0))
+                    fits = len(sizes) <= quota.files and sum(sizes.values()) <= quota.bytes
+                else:
+                    start, end = logs.get(one.name, (0, 0))
+                    following = (one.offset, one.offset + one.size)
+                    fits = one.offset == end or following == (start, end)
+                    fits = fits and following[1] <= quota.log_bytes
+                    logs[one.name] = following
+                if not fits:
+                    return number
+            self._sizes[job_id], self._logs[job_id] = sizes, logs
+            return None
 
     def due(self, what: Due, now: Instant, site: str = "", limit: int = 100) -> list[str]:
         """See `JobStore.due`."""

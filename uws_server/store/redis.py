@@ -3,6 +3,7 @@
 Keys, all below ``uws:``:
 
     j:{id} s:{id} o:{id}         hash, spec and outcome of a job (see `records`)
+    n:{id}                       what the running attempt has stored, by digests of the names
     l:{service}:{owner}:{phase}  ids by creation: what lists are made of
     w:{site}:{owner}             a waiting line: ids by when they were queued
     e:{site}                     owners with a waiting line, by the turn they last had
@@ -28,7 +29,6 @@ from typing import Any
 from urllib.parse import quote
 
 import redis
-from redis.commands.core import Script
 
 from uws_server.domain.instants import Instant
 from uws_server.domain.job import Job, Workload
@@ -41,9 +41,12 @@ from uws_server.store.base import (
     JobEvent,
     KeyReused,
     Lease,
+    Planned,
+    Quota,
     Selection,
     StoreUnavailable,
 )
+from uws_server.store.connections import Connections, Script
 
 _PREFIX = "uws:"
 _EVENTS = _PREFIX + "events"
@@ -72,6 +75,10 @@ def _spec(job_id: str) -> str:
 
 def _outcome(job_id: str) -> str:
     return f"{_PREFIX}o:{job_id}"
+
+
+def _counts(job_id: str) -> str:
+    return f"{_PREFIX}n:{job_id}"
 
 
 def _list(job: Job | None) -> str | None:
@@ -116,6 +123,12 @@ def _moves(before: Job | None, after: Job) -> Iterator[Command]:
     if workload is not after.workload:
         yield from _leaving(workload, before or after)
         yield from _entering(workload, after)
+    if (
+        before
+        and workload is not Workload.NONE
+        and (after.workload is Workload.NONE or before.attempt != after.attempt)
+    ):
+        yield "DEL", _counts(after.id)
     for what, then, at in (
         (Due.DESTRUCTION, _destruction(before), _destruction(after)),
         (Due.DEADLINE, _deadline(before), _deadline(after)),
@@ -210,21 +223,24 @@ class RedisStore:
         self.client = redis.Redis.from_url(url, socket_timeout=10, max_connections=max_connections, **options)
         # XREAD blocks for as long as it was told to, so that its reply may be late on purpose.
         self._patient = redis.Redis.from_url(url, socket_timeout=60, **options)
+        self._connections = Connections(self.client.connection_pool)
         self._create = self._script("create")
         self._read = self._script("read")
         self._change = self._script("change")
         self._claim = self._script("claim")
         self._report = self._script("report")
+        self._count = self._script("count")
         self._lease = self._script("lease")
         self._release = self._script("release")
         self._select = self._script("select")
 
     def _script(self, name: str) -> Script:
         text = resources.files(__package__).joinpath("lua", f"{name}.lua").read_text()
-        return self.client.register_script(text)
+        return Script(self._connections, text, hashlib.sha1(text.encode()).hexdigest())  # noqa: S324  as Redis does
 
     def close(self) -> None:
         """Close the connections."""
+        self._connections.close()
         self.client.close()
         self._patient.close()
 
@@ -310,7 +326,7 @@ class RedisStore:
     def remove(self, job_id: str) -> None:
         """See `JobStore.remove`."""
         with _reached(), self.client.pipeline() as pipe:
-            pipe.delete(_job(job_id), _spec(job_id), _outcome(job_id))
+            pipe.delete(_job(job_id), _spec(job_id), _outcome(job_id), _counts(job_id))
             for what in (Due.CLEARANCE, Due.DESTRUCTION, Due.DEADLINE, Due.CLAIM):
                 pipe.zrem(_due(what), job_id)
             pipe.execute()
@@ -338,6 +354,18 @@ class RedisStore:
         """See `JobStore.report`."""
         with _reached():
             self._report([_job(job_id), _EVENTS], [attempt, f"{done}/{of}", _EVENTS_KEPT, job_id])
+
+    def count(self, job_id: str, attempt: int, planned: Sequence[Planned], quota: Quota) -> int | None:
+        """See `JobStore.count`. 50 bytes of Redis a name, while the attempt lasts."""
+        words: list[str | int] = [attempt, quota.bytes, quota.files, quota.log_bytes]
+        for one in planned:
+            if one.offset is None:
+                words += [hashlib.sha256(one.name.encode()).hexdigest()[:24], one.size, ""]
+            else:
+                words += [f"log:{one.name}", one.size, one.offset]
+        with _reached():
+            over = self._count([_job(job_id), _counts(job_id)], words)
+        return int(over) - 1 if over else None
 
     def due(self, what: Due, now: Instant, site: str = "", limit: int = 100) -> list[str]:
         """See `JobStore.due`."""
