@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
+from uws_server.domain.errors import Forbidden, NotFound
 from uws_server.domain.events import (
     AbortRequested,
     Archived,
@@ -66,7 +67,7 @@ class Reconciler:
                 lease = self._store.lease("reconciler", self._holder, self._lease_seconds)
                 if lease is not None:
                     self.round(lease)
-            except (StoreUnavailable, StorageUnavailable, FencedOff) as error:
+            except (StoreUnavailable, StorageUnavailable, FencedOff, NotFound) as error:
                 log.warning("reconciler: %s", error)
             stop.wait(round_seconds)
         if lease is not None:
@@ -82,15 +83,16 @@ class Reconciler:
             self._changes.apply(job.id, ClaimLapsed(job.attempt), lease)
         for job in self._due(Due.DEADLINE, now - _DEADLINE_MARGIN):
             self._changes.apply(job.id, TimedOut(job.attempt, now), lease)
-        for job in self._due(Due.DESTRUCTION, now):
-            self._destroy(job, lease)
-        for job_id in self._store.due(Due.CLEARANCE, now):
-            self._clear(job_id, now)
         for site in self._sites:
             if self._store.due(Due.STOP, now, site, limit=1):
                 self._queue.stop(site)
             if self._store.waiting(site):
                 self._queue.wake(site)
+        # Last, for these need the object store, and jobs run without it.
+        for job in self._due(Due.DESTRUCTION, now):
+            self._destroy(job, lease)
+        for job_id in self._store.due(Due.CLEARANCE, now):
+            self._clear(job_id, now)
 
     def _due(self, what: Due, until: Instant) -> list[Job]:
         jobs = self._store.get_many(self._store.due(what, until))
@@ -98,7 +100,10 @@ class Reconciler:
 
     def _destroy(self, job: Job, lease: Lease) -> None:
         if not job.phase.final:
-            job = self._changes.apply(job.id, AbortRequested("its destruction time has come"), lease)
+            try:
+                job = self._changes.apply(job.id, AbortRequested("its destruction time has come"), lease)
+            except Forbidden:
+                return  # it has ended since we looked; it stays due
         if job.workload is not Workload.NONE:
             return  # stopped first; it stays due
         if not self._archive:
