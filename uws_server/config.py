@@ -89,6 +89,9 @@ class Web(_Section):
         description="Requests that WAIT at once in each process; one more is answered early.",
     )
     connections: int = Field(default=20_000, ge=1, description="Open connections in each process.")
+    body_seconds: int = Field(
+        default=30, ge=1, description="How long each 64 KiB of a request's body may take, in seconds."
+    )
     idle_seconds: int = Field(
         default=15, ge=1, description="How long an idle connection is kept, in seconds."
     )
@@ -218,13 +221,15 @@ class Site(_Section):
         description="First of the user ids for attempts, where the server is root.",
     )
     uid_last: int = Field(default=1_900_009_999, ge=1, description="Last of them; nobody else may use them.")
-    allow_file: bool = Field(
-        default=False, description="Whether inputs may be `file:` URLs, read from the site's own disks."
+    file_inputs: tuple[Path, ...] = Field(
+        default=(),
+        description="Directories of the site's own disks below which inputs may be `file:` URLs, links out of "
+        "them not followed; none permits none.",
     )
     deny_networks: tuple[Network, ...] = Field(
         default=(),
         description="Networks (CIDR) that inputs are never fetched from, beside link-local and metadata "
-        "addresses.",
+        "addresses and, unless all callers are anonymous and on this machine, its loopback.",
     )
     relist_seconds: float = Field(
         default=60, ge=1, description="Seconds after which the watcher looks at all of the site again."

@@ -318,7 +318,15 @@ def test_head_works_wherever_get_does(client: Client, world: World) -> None:
     job = world.in_phase(Phase.ERROR)
     path = f"/stack/async/{job.id}"
     for place in (
-        *("/", "/services", "/openapi.json", "/health", "/stack/async", "/stack/capabilities", "/stack/availability"),
+        *(
+            "/",
+            "/services",
+            "/openapi.json",
+            "/health",
+            "/stack/async",
+            "/stack/capabilities",
+            "/stack/availability",
+        ),
         *(path, f"{path}?WAIT=-1", f"{path}/phase", f"{path}/executionduration", f"{path}/destruction"),
         *(f"{path}/quote", f"{path}/owner", f"{path}/error", f"{path}/results", f"{path}/parameters"),
         *(f"{path}/parameters/scale", f"{path}/results/stdout"),
@@ -412,7 +420,14 @@ def test_filters(client: Client, world: World) -> None:
     [
         *("PHASE=running", "PHASE=RUNNING", "PHASE=", "LAST=0", "LAST=-1", "LAST=x", "LAST=1.5", "LAST="),
         *("LAST=1&LAST=2", "LAST=1&last=1", "AFTER=x", "AFTER=", "AFTER=2026&AFTER=2027"),
-        *("AFTER=2026-11-03T00:00:00%2B01:00", "AFTER=2026-13", "CURSOR=x", "CURSOR=1-x", "LAST=%D9%A3", "PHASE=%FF"),
+        *(
+            "AFTER=2026-11-03T00:00:00%2B01:00",
+            "AFTER=2026-13",
+            "CURSOR=x",
+            "CURSOR=1-x",
+            "LAST=%D9%A3",
+            "PHASE=%FF",
+        ),
     ],
 )
 def test_bad_filters_are_400(client: Client, query: str) -> None:
@@ -724,7 +739,9 @@ def test_json_is_what_the_models_say(client: Client, world: World, phase: Phase)
     entry = JobEntry.model_validate_json(json.dumps(document))
     assert entry.model_dump(by_alias=True, exclude_unset=True) == document
     assert (entry.job_id, entry.phase) == (job.id, phase)
-    JobList.model_validate_json(client.get(f"/stack/async?PHASE={phase}", headers={"Accept": "application/json"}).data)
+    JobList.model_validate_json(
+        client.get(f"/stack/async?PHASE={phase}", headers={"Accept": "application/json"}).data
+    )
 
 
 @covers("UWS-24")

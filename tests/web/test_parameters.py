@@ -39,7 +39,9 @@ def field(name: str, filename: str | None = None, media_type: str = "") -> str:
     return header + (f"{LINE}Content-Type: {media_type}" if media_type else "")
 
 
-def send(client: Client, body: bytes, content_type: str = "multipart/form-data; boundary=b", **more: Any) -> Any:
+def send(
+    client: Client, body: bytes, content_type: str = "multipart/form-data; boundary=b", **more: Any
+) -> Any:
     return client.post("/stack/async", data=body, content_type=content_type, **more)
 
 
@@ -129,7 +131,9 @@ def test_a_file_named_like_its_parameter_is_enough(client: Client) -> None:
 @covers("UWS-59", "DALI-03")
 def test_the_way_topcat_sends(client: Client) -> None:
     boundary = "--MULTIPART==b'o u,n/d"
-    body = multipart((field("UPLOAD"), "mask,param:tbl"), (field("tbl", "tbl"), b"<VOTABLE/>"), boundary=boundary)
+    body = multipart(
+        (field("UPLOAD"), "mask,param:tbl"), (field("tbl", "tbl"), b"<VOTABLE/>"), boundary=boundary
+    )
     response = client.post(
         "/stack/async",
         input_stream=io.BytesIO(body),
@@ -310,7 +314,10 @@ def test_a_reference_to_no_part(client: Client, value: str) -> None:
 @covers("3:bad-too-large", "UWS-09")
 @pytest.mark.parametrize("kind", ["form", "json", "field", "file", "put", "values", "unannounced"])
 def test_too_large(kind: str) -> None:
-    world = World(limits=Limits(upload_bytes=50_000, value_bytes=2000), bounds=Bounds(body_bytes=9000, upload_bytes=60_000))
+    world = World(
+        limits=Limits(upload_bytes=50_000, value_bytes=2000),
+        bounds=Bounds(body_bytes=9000, upload_bytes=60_000),
+    )
     client = world.client()
     if kind == "form":
         response = send(client, b"note=" + b"x" * 10_000, FORM)
@@ -395,7 +402,7 @@ def test_bad_json(client: Client, body: bytes) -> None:
         b'--b\r\nContent-Disposition: form-data; name=""\r\n\r\nx\r\n--b--\r\n',
         b'--b\r\nContent-Disposition: form-data; name="note"\r\n\r\nno end',
         b'--b\r\nContent-Disposition: form-data; name="note"\r\n\r\nx\r\n--b',
-        b'--b\r\nX: y\r\n\r\nx\r\n--b--\r\n',
+        b"--b\r\nX: y\r\n\r\nx\r\n--b--\r\n",
         multipart((field("mask", "a\x01b"), "x")),
         multipart((field("mask", "n" * 2000), "x")),
     ],
@@ -414,7 +421,9 @@ def test_multipart_without_a_boundary(client: Client, options: str) -> None:
 
 
 @covers("3:bad-path")
-@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "..", ".", "a/../../b", "%2e%2e", "C:\\x"])
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/etc/passwd", "..", ".", "a/../../b", "%2e%2e", "C:\\x"]
+)
 def test_path_tricks_in_names(client: Client, world: World, name: str) -> None:
     refused(client, client.post("/stack/async", data={name: "1"}), 400)
     refused(client, send(client, multipart((field(name, "x"), "1"))), 400)
@@ -429,7 +438,10 @@ def test_path_tricks_in_names(client: Client, world: World, name: str) -> None:
 
 def test_a_body_that_is_cut_off(client: Client) -> None:
     response = client.post(
-        "/stack/async", input_stream=io.BytesIO(b"note=1"), content_type=FORM, environ_overrides={"CONTENT_LENGTH": "1000"}
+        "/stack/async",
+        input_stream=io.BytesIO(b"note=1"),
+        content_type=FORM,
+        environ_overrides={"CONTENT_LENGTH": "1000"},
     )
     refused(client, response, 400)
 
@@ -444,8 +456,26 @@ def test_refused_content_leaves_nothing_behind(client: Client, world: World) -> 
 
 _piece = st.sampled_from(
     [
-        *(b"--b", b"--b--", b"\r\n", b"\n", b"\r", b"\r\n\r\n", b'Content-Disposition: form-data; name="note"'),
-        *(b'; filename="x"', b"Content-Type: text/plain", b"param:note", b"\x00", b"\xff", b"note=1", b"&", b"=", b"%"),
+        *(
+            b"--b",
+            b"--b--",
+            b"\r\n",
+            b"\n",
+            b"\r",
+            b"\r\n\r\n",
+            b'Content-Disposition: form-data; name="note"',
+        ),
+        *(
+            b'; filename="x"',
+            b"Content-Type: text/plain",
+            b"param:note",
+            b"\x00",
+            b"\xff",
+            b"note=1",
+            b"&",
+            b"=",
+            b"%",
+        ),
         *(b"%zz", b'{"parameters":', b"{", b"}", b"[", b'"', b":", b"x" * 300),
     ]
 )
@@ -455,15 +485,22 @@ _bodies = st.lists(_piece | st.binary(max_size=12), max_size=12).map(b"".join)
 @covers("3:bad-plain-sentence", "UWS-09", "UWS-07")
 @given(
     body=_bodies,
-    content_type=st.sampled_from([FORM, "multipart/form-data; boundary=b", "application/json", "text/xml", ""]),
+    content_type=st.sampled_from(
+        [FORM, "multipart/form-data; boundary=b", "application/json", "text/xml", ""]
+    ),
     query=st.binary(max_size=30),
-    target=st.sampled_from(["/stack/async", "/phase", "/parameters", "/destruction", "/executionduration", ""]),
+    target=st.sampled_from(
+        ["/stack/async", "/phase", "/parameters", "/destruction", "/executionduration", ""]
+    ),
 )
 def test_no_body_breaks_the_server(body: bytes, content_type: str, query: bytes, target: str) -> None:
     client = CLIENT
     path = target if target == "/stack/async" else PATH + target
     response = client.post(
-        path, data=body, content_type=content_type, environ_overrides={"QUERY_STRING": query.decode("latin-1")}
+        path,
+        data=body,
+        content_type=content_type,
+        environ_overrides={"QUERY_STRING": query.decode("latin-1")},
     )
     assert response.status_code in {303, 400, 403, 413, 415}
 

@@ -21,7 +21,9 @@ covers = pytest.mark.covers
 BYTES = bytes(range(256)) * 20
 
 
-def finished(world: World, media_type: str = "application/fits", result_id: str = "table", **changes: object) -> Job:
+def finished(
+    world: World, media_type: str = "application/fits", result_id: str = "table", **changes: object
+) -> Job:
     """A completed job with one result in the object store."""
     result = Result(result_id, "results/out/t.fits", len(BYTES), media_type, "ab" * 32)
     job = world.in_phase(Phase.COMPLETED, results=(result,), logs=(6, 0), **changes)
@@ -117,9 +119,22 @@ def test_ranges(client: Client, world: World, wanted: str, status: int, expected
 @pytest.mark.parametrize(
     ("media_type", "kind"),
     [
-        *(("text/plain", "inline"), ("image/png", "inline"), ("application/fits", "inline"), ("text/csv", "inline")),
-        *(("text/html", "attachment"), ("TEXT/HTML; charset=utf-8", "attachment"), ("image/svg+xml", "attachment")),
-        *(("application/xhtml+xml", "attachment"), ("text/xml", "attachment"), ("application/pdf", "attachment")),
+        *(
+            ("text/plain", "inline"),
+            ("image/png", "inline"),
+            ("application/fits", "inline"),
+            ("text/csv", "inline"),
+        ),
+        *(
+            ("text/html", "attachment"),
+            ("TEXT/HTML; charset=utf-8", "attachment"),
+            ("image/svg+xml", "attachment"),
+        ),
+        *(
+            ("application/xhtml+xml", "attachment"),
+            ("text/xml", "attachment"),
+            ("application/pdf", "attachment"),
+        ),
         *(("text/javascript", "attachment"), ("application/javascript", "attachment")),
         ("application/x-votable+xml", "attachment"),
     ],
@@ -136,7 +151,16 @@ def test_nothing_of_users_runs_in_a_browser(client: Client, world: World, media_
 @covers("3:bad-path", "UWS-05")
 @pytest.mark.parametrize(
     "result_id",
-    ["../manifest.json", "results/out/t.fits", "out/t.fits", "..", "%00", "logs/stdout/000000000000000", "TABLE", "t" * 4000],
+    [
+        "../manifest.json",
+        "results/out/t.fits",
+        "out/t.fits",
+        "..",
+        "%00",
+        "logs/stdout/000000000000000",
+        "TABLE",
+        "t" * 4000,
+    ],
 )
 def test_results_are_found_by_id_and_nothing_else(client: Client, world: World, result_id: str) -> None:
     job = finished(world)
@@ -145,7 +169,9 @@ def test_results_are_found_by_id_and_nothing_else(client: Client, world: World, 
 
 def test_a_result_id_may_be_a_path(client: Client, world: World) -> None:
     job = finished(world, result_id="tables/a b/é.fits")
-    (href,) = [e["{http://www.w3.org/1999/xlink}href"] for i, e in listed(client, job).items() if "tables" in str(i)]
+    (href,) = [
+        e["{http://www.w3.org/1999/xlink}href"] for i, e in listed(client, job).items() if "tables" in str(i)
+    ]
     assert href.endswith("/results/tables/a%20b/%C3%A9.fits")
     assert client.get(href.removeprefix(BASE)).data == BYTES
 

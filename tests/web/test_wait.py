@@ -113,7 +113,16 @@ def test_wait_is_capped_by_the_settings() -> None:
 @covers("UWS-49", "3:bad-control")
 @pytest.mark.parametrize(
     "query",
-    ["WAIT=-2", "WAIT=x", "WAIT=", "WAIT=1.5", "WAIT=1&WAIT=2", "WAIT=1&wait=1", "WAIT=5&PHASE=queued", "WAIT=5&PHASE="],
+    [
+        "WAIT=-2",
+        "WAIT=x",
+        "WAIT=",
+        "WAIT=1.5",
+        "WAIT=1&WAIT=2",
+        "WAIT=1&wait=1",
+        "WAIT=5&PHASE=queued",
+        "WAIT=5&PHASE=",
+    ],
 )
 def test_a_bad_wait_is_400(world: World, query: str) -> None:
     job = world.in_phase(Phase.QUEUED)

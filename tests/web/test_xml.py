@@ -114,7 +114,18 @@ _any_text = st.text(alphabet=st.characters(), max_size=60)
 @covers("UWS-63", "UWS-02", "3:xml-schema", "3:bad-control-characters")
 @given(
     phase=st.sampled_from(Phase),
-    parameters=st.lists(st.builds(Parameter, st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF, exclude_categories=["Cc", "Cs"]), min_size=1, max_size=9), _any_text), max_size=4).map(tuple),
+    parameters=st.lists(
+        st.builds(
+            Parameter,
+            st.text(
+                st.characters(min_codepoint=33, max_codepoint=0x2FF, exclude_categories=["Cc", "Cs"]),
+                min_size=1,
+                max_size=9,
+            ),
+            _any_text,
+        ),
+        max_size=4,
+    ).map(tuple),
     reason=_any_text,
     message=st.text(min_size=1, max_size=60),
     detail=_any_text,

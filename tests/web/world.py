@@ -29,6 +29,7 @@ from uws_server.service.results import Results
 from uws_server.service.waiting import Waiting
 from uws_server.storage.links import Links
 from uws_server.storage.memory import MemoryStore as MemoryObjects
+from uws_server.store.base import Capacity
 from uws_server.store.memory import MemoryStore
 from uws_server.web.app import create_app
 from uws_server.web.parts import Bounds, Parts
@@ -41,6 +42,7 @@ UWS = "{http://www.ivoa.net/xml/UWS/v1.0}"
 XLINK = "{http://www.w3.org/1999/xlink}"
 XSI = "{http://www.w3.org/2001/XMLSchema-instance}"
 START = 1_793_696_398_120  # 2026-11-03T08:59:58.120Z
+ROOM = Capacity(jobs=100, cpu_milli=8000, memory_bytes=16 * 1024**3)
 DIGEST = "0f1e2d3c" * 8
 
 
@@ -94,7 +96,7 @@ class World:
             waiting=self.waiting,
             objects=self.objects,
             catalog=catalog(),
-            sites={"local": SiteOffer("local", frozenset({"notebook", "command"}))},
+            sites={"local": SiteOffer("local", frozenset({"notebook", "command"}), ROOM)},
             clock=self.clock,
             new_id=new_job_id,
             limits=self.limits,
@@ -179,7 +181,9 @@ def sample(phase: Phase) -> Job:
     if phase is Phase.COMPLETED:
         job = replace(job, results=results, logs=(120, 0))
     if phase is Phase.ERROR:
-        error = ErrorSummary("Cell 4 of the notebook raised KeyError: 'flux'", transient=False, detail="Traceback")
+        error = ErrorSummary(
+            "Cell 4 of the notebook raised KeyError: 'flux'", transient=False, detail="Traceback"
+        )
         job = replace(job, error=error, logs=(120, 33))
     if phase is Phase.ABORTED:
         job = replace(job, results=results[:1], logs=(120, 0))
@@ -204,15 +208,16 @@ class Offline(etree.Resolver):
 def schemas() -> Mapping[str, list[etree.XMLSchema]]:
     """Root element → the schemas that hold for it: always our own, and the standard's where it is present."""
     names = {
-        "{http://www.ivoa.net/xml/VOSIAvailability/v1.0}availability": ("availability", "VOSIAvailability-v1.0"),
+        "{http://www.ivoa.net/xml/VOSIAvailability/v1.0}availability": (
+            "availability",
+            "VOSIAvailability-v1.0",
+        ),
         "{http://www.ivoa.net/xml/VOSICapabilities/v1.0}capabilities": ("capabilities", ""),
         **{f"{UWS}{name}": ("uws", "UWS-v1.1") for name in ("job", "jobs", "results", "parameters")},
     }
     return {
         root: [
-            schema(path)
-            for path in (SCHEMAS / f"{own}.xsd", SHARED / f"{standard}.xsd")
-            if path.is_file()
+            schema(path) for path in (SCHEMAS / f"{own}.xsd", SHARED / f"{standard}.xsd") if path.is_file()
         ]
         for root, (own, standard) in names.items()
     }
@@ -296,7 +301,11 @@ class Client:
 
 def check(response: TestResponse) -> None:
     assert response.status_code < 500 or response.status_code in (503, 504), response.text
-    if response.mimetype in ("text/xml", "application/xml") and response.data and "/results/" not in response.request.path:
+    if (
+        response.mimetype in ("text/xml", "application/xml")
+        and response.data
+        and "/results/" not in response.request.path
+    ):
         validate(response.data)
     if response.status_code >= 400 and response.data:
         sentence = response.text

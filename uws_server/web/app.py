@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
+from werkzeug.routing import MapAdapter
 
 from uws_server.web import errors
 from uws_server.web.agent import agent_blueprint
@@ -28,9 +29,21 @@ class _NoSession(SessionInterface):
         return True
 
 
+class Edge(Flask):
+    """Flask, without asking of each request how its own absolute address would be built."""
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Routes by path and method. Addresses for clients come from `Addresses`, never from here."""
+        if request is None:
+            return None
+        environ = request.environ
+        path = environ.get("PATH_INFO", "").encode("latin-1").decode(errors="replace")
+        return MapAdapter(self.url_map, "", "/", "", "http", path, environ["REQUEST_METHOD"])
+
+
 def create_app(parts: Parts) -> Flask:
     """The application with everything it is made of. Nothing is opened and nothing started here."""
-    app = Flask("uws_server.web", static_url_path="/static")
+    app = Edge("uws_server.web", static_url_path="/static")
     app.session_interface = _NoSession()
     # Clients with and without a slash at the end get the same answer; none is sent elsewhere.
     app.url_map.strict_slashes = False

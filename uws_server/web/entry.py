@@ -11,6 +11,7 @@ from gevent import monkey
 monkey.patch_all()
 
 # ruff: noqa: E402
+import gc
 import signal
 import threading
 from types import FrameType
@@ -63,6 +64,7 @@ def parts_of(services: Services, settings: Settings) -> Parts:
         bounds=Bounds(
             body_bytes=settings.limits.body,
             upload_bytes=settings.limits.upload,
+            patience=settings.web.body_seconds,
             wait_seconds=settings.web.wait_seconds,
         ),
         redirect_bytes=0 if settings.objects_url.startswith(_OWN_SCHEMES) else _REDIRECT_BYTES,
@@ -77,6 +79,10 @@ def application() -> Flask:
     services.aside = beside_greenlets
     app = create_app(parts_of(services, settings))
     threading.Thread(target=services.waiting.run, name="events", daemon=True).start()
+    # What is there now stays: looking through it for garbage every few requests is a tenth of their cost.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     return app
 
 

@@ -31,7 +31,7 @@ wsgi_app = "uws_server.web.entry:app"
 bind = [f"{_host}:{_settings.web.port}"]
 backlog = 4096
 workers = _settings.web.workers
-worker_class = "gevent"
+worker_class = "uws_server.web.worker.Worker"
 worker_connections = _settings.web.connections
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108  a file without a name
 timeout = 60
@@ -42,6 +42,7 @@ limit_request_fields = _settings.limits.header_fields
 limit_request_field_size = _settings.limits.header_field
 control_socket_disable = True
 accesslog = None
+logger_class = "uws_server.web.worker.QuietLog"
 errorlog = "-"
 logconfig_dict = logs.dictionary(_settings.log.format, _settings.log.level)
 

@@ -20,7 +20,7 @@ from uws_server.domain.job import Job, Parameter
 from uws_server.service.jobs import Content, Request
 from uws_server.web import render_json, render_xml
 from uws_server.web.addresses import Addresses, of_request
-from uws_server.web.answers import redirect, text
+from uws_server.web.answers import document, redirect, text
 from uws_server.web.files import hostile
 from uws_server.web.negotiate import wants_json
 from uws_server.web.parameters import (
@@ -35,6 +35,7 @@ from uws_server.web.parameters import (
     read_duration,
     read_filters,
     read_instant,
+    read_run_id,
     read_wait,
     reading,
     whole,
@@ -46,6 +47,7 @@ _XML = "text/xml; charset=utf-8"
 _JSON = "application/json"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,15}:\S{1,8192}")
+_WITH_PARAMETERS = {"UPLOAD", "REQUEST", "RUNID"}  # words that DALI has among a job's parameters
 _BACK_TO_LIST = 100  # jobs that a client sees that follows the redirect after DELETE (UWS-40)
 _PAGE = 100  # jobs on a page of a JSON list, unless LAST says more or fewer
 
@@ -103,10 +105,10 @@ class JobResources:
         )
         addresses = self.addresses()
         if not as_json:
-            return self._answer(render_xml.job_list(service, jobs, addresses), _XML)
+            return document(render_xml.job_list(service, jobs, addresses), _XML)
         size = min(last or _PAGE, self._jobs.limits.list_jobs)
         following = _next_page(addresses, service, filters, jobs[-1]) if len(jobs) >= size else None
-        return self._answer(render_json.job_list(service, jobs, addresses, following), _JSON)
+        return document(render_json.job_list(service, jobs, addresses, following), _JSON)
 
     def create(self, service: str) -> Response:
         """POST ``/{service}/async``: 303 to the new job (UWS-53)."""
@@ -262,16 +264,18 @@ class JobResources:
         repeated = _repeated(self._parts.catalog.get(service))
         with reading(request, self._jobs.limits, self._bounds) as said:
             uploads: dict[str, Content] = {}
+            run_id = None
             if said.document is not None:
                 parameters = json_parameters(said.document, repeated)
             else:
                 parameters, uploads = described(said)
-            words = [name for name, _ in said.pairs if name.upper() in CONTROL - {"UPLOAD", "REQUEST"}]
-            if words and said.document is None:
-                raise BadRequest(f"{words[0]} is a word of the protocol and no parameter of a job")
-            if not parameters:
+                run_id = read_run_id(said.one("RUNID"))
+                words = [name for name, _ in said.pairs if name.upper() in CONTROL - _WITH_PARAMETERS]
+                if words:
+                    raise BadRequest(f"{words[0]} is a word of the protocol and no parameter of a job")
+            if not parameters and run_id is None:
                 raise BadRequest("no parameter was sent")
-            self._jobs.set_parameters(self.caller(), service, job_id, parameters, uploads)
+            self._jobs.set_parameters(self.caller(), service, job_id, parameters, uploads, run_id)
         return self._to_job(service, job_id)
 
     def parameter(self, service: str, job_id: str, name: str) -> Response:
@@ -334,15 +338,8 @@ class JobResources:
         self, job: Job, xml: Callable[[Job, Addresses], bytes], json: Callable[[Job, Addresses], bytes]
     ) -> Response:
         if wants_json(request.environ.get("HTTP_ACCEPT")):
-            return self._answer(json(job, self.addresses()), _JSON)
-        return self._answer(xml(job, self.addresses()), _XML)
-
-    @staticmethod
-    def _answer(body: bytes, content_type: str) -> Response:
-        # Headers whole: half the cost of setting them one by one.
-        return Response(
-            body, 200, [("Content-Type", content_type), ("Cache-Control", "no-store"), ("Vary", "Accept")]
-        )
+            return document(json(job, self.addresses()), _JSON)
+        return document(xml(job, self.addresses()), _XML)
 
 
 def _next_page(addresses: Addresses, service: str, filters: Filters, last: Job) -> str:
