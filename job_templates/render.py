@@ -51,7 +51,6 @@ def render(template: Template, job: Job, read_upload: ReadUpload | None = None) 
             if kind.means and kind.name in values
         }
         command = tuple(text for item in template.command for text in _filled(item, words))
-    resources = template.resources_of(job.parameters)
     return RunSpec(
         job_id=job.id,
         attempt=job.attempt,
@@ -66,11 +65,18 @@ def render(template: Template, job: Job, read_upload: ReadUpload | None = None) 
             Output(id=output.id, glob=output.glob, media_type=output.media_type, required=output.required)
             for output in template.all_outputs
         ),
-        resources=resources,
-        limits=Limits(
-            duration=job.duration, log_bytes=template.resources.log, output_bytes=resources.disk_bytes
-        ),
+        resources=template.resources_of(job.parameters),
+        limits=limits_of(template, job),
     )
+
+
+def limits_of(template: Template, job: Job) -> Limits:
+    """Where the job's attempts are stopped or cut off.
+
+    :raises BadRequest: as `render`.
+    """
+    disk = template.resources_of(job.parameters).disk_bytes
+    return Limits(duration=job.duration, log_bytes=template.resources.log, output_bytes=disk)
 
 
 def _notebook(

@@ -34,6 +34,7 @@ class Site:
 
     name = "local"
     kinds = frozenset({"notebook", "command", "container"})
+    capacity = ROOM
 
 
 class Engine:

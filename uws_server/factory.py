@@ -11,12 +11,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from uws_server.config import BadConfig, Settings, Site
+from uws_server.domain.errors import Refused
 from uws_server.domain.instants import Instant
+from uws_server.domain.runspec import Limits as JobLimits
 from uws_server.storage.base import Aside, directly
 from uws_server.store.base import Capacity
 
 if TYPE_CHECKING:
     from job_templates.catalog import Catalog
+    from uws_server.domain.job import Job
     from uws_server.queue.rq import RqQueue
     from uws_server.service.changes import Changes
     from uws_server.service.door import Door
@@ -40,6 +43,7 @@ class SiteOffer:
 
     name: str
     kinds: frozenset[str]
+    capacity: Capacity
 
 
 def clock() -> Instant:
@@ -145,7 +149,10 @@ class Services:
     def sites(self) -> dict[str, SiteOffer]:
         """What each site can run, as data."""
         kinds = {"local": frozenset({"notebook", "command"})}
-        return {name: SiteOffer(name, kinds[site.runner]) for name, site in self.settings.sites.items()}
+        return {
+            name: SiteOffer(name, kinds[site.runner], capacity(site))
+            for name, site in self.settings.sites.items()
+        }
 
     @cached_property
     def jobs(self) -> Jobs:
@@ -176,7 +183,17 @@ class Services:
         """What agents can ask."""
         from uws_server.service.door import Door
 
-        return Door(self.store, self.objects, self.secret, self.settings.limits.result)
+        most = self.settings.limits.result
+        return Door(self.store, self.objects, self.secret, most, self._limits_of)
+
+    def _limits_of(self, job: Job) -> JobLimits:
+        """What an attempt at a job may store."""
+        from job_templates.render import limits_of
+
+        try:
+            return limits_of(self.catalog.get(job.service), job)
+        except Refused:  # the template has changed or gone since the job was started
+            return JobLimits(output_bytes=self.settings.limits.result)
 
     def reconciler(self, holder: str) -> Reconciler:
         """What time decides, done under a lease of ``holder``."""

@@ -37,6 +37,8 @@ from uws_server.store.base import (
     JobStore,
     KeyReused,
     Lease,
+    Planned,
+    Quota,
     Selection,
     StoreUnavailable,
 )
@@ -317,6 +319,71 @@ def test_progress_is_noted_for_the_current_attempt_only(store: JobStore) -> None
     assert job is not None
     assert job.progress == (3, 9)
     assert apply(store, "1", AbortRequested()).phase is Phase.ABORTED  # progress made no new version
+
+
+QUOTA = Quota(bytes=100, files=3, log_bytes=50)
+
+
+def result(name: str, size: int) -> Planned:
+    return Planned(f"results/{name}", size)
+
+
+def segment(offset: int, size: int) -> Planned:
+    return Planned("logs/stdout", size, offset)
+
+
+def counting(store: JobStore, job_id: str = "1") -> Callable[..., int | None]:
+    put(store, id=job_id)
+    apply(store, job_id, RUN)
+    return lambda *planned, attempt=1: store.count(job_id, attempt, planned, QUOTA)
+
+
+@pytest.mark.covers("3:agent-outputs")
+def test_what_an_attempt_stores_is_counted_once_a_name(store: JobStore) -> None:
+    count = counting(store)
+    assert count(result("a", 60), result("b", 30)) is None
+    assert count(result("a", 60), result("b", 30)) is None  # the reply was lost
+    assert count(result("a", 5), result("b", 31)) is None  # the largest counts: what is stored may be that
+    assert count(result("a", 69)) is None
+    assert count(result("a", 70)) == 0
+    assert count(result("c", 0), result("d", 0)) == 1
+    assert count(result("d", 0)) is None  # nothing of a refused call was counted
+    assert count(result("e", 0)) == 0
+    assert count(result("x", 2**62), result("x", 2**62)) == 0
+
+
+@pytest.mark.covers("3:agent-logs")
+def test_a_log_is_counted_by_its_end(store: JobStore) -> None:
+    count = counting(store)
+    assert count(segment(0, 20), Planned("logs/stderr", 50, 0)) is None
+    assert count(segment(0, 20)) is None
+    assert count(segment(20, 10), segment(30, 5)) is None
+    assert count(segment(30, 5)) is None
+    for wrong in (segment(0, 20), segment(20, 10), segment(30, 6), segment(36, 1), segment(0, 35)):
+        assert count(wrong) == 0
+    assert count(segment(35, 16)) == 0
+    assert count(segment(35, 15)) is None
+    assert count(segment(50, 1)) == 0
+
+
+def test_a_new_attempt_is_counted_afresh_and_an_old_one_not_at_all(store: JobStore) -> None:
+    count = counting(store)
+    assert count(result("a", 100)) is None
+    apply(store, "1", Launched(1), Started(1, NOW), AttemptLost(1, NOW, ERROR, 2))
+    assert count(result("b", 100)) == 0
+    assert count(result("b", 100), attempt=2) is None
+    assert count(result("c", 1), attempt=2) == 0
+    apply(store, "1", Launched(2), Started(2, NOW), Succeeded(2, NOW, RESULTS, None))
+    assert count(result("b", 1), attempt=2) == 0
+    assert store.count("nobody", 1, (result("a", 1),), QUOTA) == 0
+
+
+def test_nothing_is_kept_of_the_count_of_a_job_that_has_ended(redis_store: RedisStore) -> None:
+    count = counting(redis_store)
+    assert count(result("a", 1)) is None
+    assert redis_store.client.exists("uws:n:1")
+    apply(redis_store, "1", Launched(1), Started(1, NOW), Succeeded(1, NOW, RESULTS, None))
+    assert not redis_store.client.exists("uws:n:1")
 
 
 def test_a_lease_is_one_holders_and_fences_off_the_others(store: JobStore) -> None:

@@ -14,7 +14,7 @@ from runners.attempt_dir import FENCED, STAGE_IN_FAILED, STAGE_OUT_FAILED
 from tests.integration.agent_door import JOB, Attempt, serving
 from uws_server.domain.job import Job, Parameter, Upload, Workload
 from uws_server.domain.phase import Phase
-from uws_server.domain.runspec import Input
+from uws_server.domain.runspec import Input, Limits
 from uws_server.service.door import Door, agent_token, load_manifest
 from uws_server.service.jobs import parameter_key
 from uws_server.service.results import Results
@@ -25,6 +25,7 @@ from uws_server.web.app import create_app
 from uws_server.web.parts import Parts
 
 SECRET = b"the secret of a server"
+LIMITS = Limits(log_bytes=10_000, output_bytes=4 * 1024**2, output_files=5)
 
 
 class Server:
@@ -54,7 +55,7 @@ class Server:
             Parts(
                 jobs=unused,
                 results=Results(self.objects),
-                door=Door(self.jobs, self.objects, SECRET, 1024**2),
+                door=Door(self.jobs, self.objects, SECRET, 1024**2, lambda _: LIMITS),
                 catalog=unused,
                 store=self.jobs,
                 objects=self.objects,
@@ -135,3 +136,21 @@ def test_a_result_larger_than_the_server_takes(server: Server, port: int, tmp_pa
     assert loaded is not None
     assert [result.name for result in loaded[0]] == ["results/small"]
     assert "'big'" in attempt.said("stage-out")["message"]
+
+
+def test_an_agent_that_lies_about_its_limits(server: Server, port: int, tmp_path: Path) -> None:
+    """As if user code had got hold of the token: the door counts, whatever the agent was told."""
+    attempt = Attempt(tmp_path / "a", port, token=server.token)
+    for number in range(6):
+        (attempt.outputs / f"f{number}").write_bytes(bytes(900_000))
+    (attempt.logs / "stdout").write_bytes(bytes(100_000))
+    attempt.end()
+    assert attempt.run("follow") == STAGE_OUT_FAILED
+    said = attempt.said("stage-out")
+    assert "would store more than its 5 results of 4194304 bytes together" in said["message"]
+    assert "does not continue that log within its 10000 bytes" in said["detail"]
+    stored = [entry for entry in server.objects.list(f"jobs/{JOB}/1") if "manifest" not in entry.key]
+    assert sum(entry.size for entry in stored) == 4 * 900_000
+    loaded = load_manifest(server.objects, server.job)
+    assert loaded is not None
+    assert len(loaded[0]) == 4

@@ -42,6 +42,7 @@ UWS = "{http://www.ivoa.net/xml/UWS/v1.0}"
 XLINK = "{http://www.w3.org/1999/xlink}"
 XSI = "{http://www.w3.org/2001/XMLSchema-instance}"
 START = 1_793_696_398_120  # 2026-11-03T08:59:58.120Z
+KINDS = frozenset({"notebook", "command"})
 ROOM = Capacity(jobs=100, cpu_milli=8000, memory_bytes=16 * 1024**3)
 DIGEST = "0f1e2d3c" * 8
 
@@ -79,6 +80,7 @@ class World:
     base_url: str = BASE
     redirect_bytes: int = 0
     draining: bool = False
+    sites: Mapping[str, SiteOffer] = field(default_factory=lambda: {"local": SiteOffer("local", KINDS, ROOM)})
 
     def __post_init__(self) -> None:
         self._apps: dict[tuple[Any, ...], Flask] = {}
@@ -96,7 +98,7 @@ class World:
             waiting=self.waiting,
             objects=self.objects,
             catalog=catalog(),
-            sites={"local": SiteOffer("local", frozenset({"notebook", "command"}), ROOM)},
+            sites=self.sites,
             clock=self.clock,
             new_id=new_job_id,
             limits=self.limits,

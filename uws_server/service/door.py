@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,14 +24,16 @@ from uws_server.domain.errors import (
     Unauthenticated,
 )
 from uws_server.domain.job import Job, Result, Workload
+from uws_server.domain.runspec import Limits
 from uws_server.service.jobs import parameter_key
 from uws_server.storage.base import NotStored, ObjectStore
-from uws_server.store.base import JobStore
+from uws_server.store.base import JobStore, Planned, Quota
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"(?:logs/(?:stdout|stderr)/\d{15}|results/[^\x00-\x1f\x7f]{1,900})")
 _LINKS = 100
 _LINK_SECONDS = 60
+_MARK = 4096  # bytes of a log beyond its limit: the words that say what was left out
 _SLOWEST = 256 * 1024  # bytes a second: a link lives as long as its bytes may take at this rate
 
 
@@ -59,13 +61,25 @@ class Link:
 
 
 class Door:
-    """What agents ask. Each call costs one read of the job, `progress` one script call besides."""
+    """What agents ask. Each call costs one read of the job; `links` and `progress` one script call besides.
 
-    def __init__(self, store: JobStore, objects: ObjectStore, secret: bytes, most_bytes: int) -> None:
+    ``most_bytes`` is what one result may have. ``limits`` gives a job's own limits: a job that has got
+    hold of its agent's token can store no more than its agent would have.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        objects: ObjectStore,
+        secret: bytes,
+        most_bytes: int,
+        limits: Callable[[Job], Limits] = lambda _: Limits(),
+    ) -> None:
         self._store = store
         self._objects = objects
         self._secret = secret
         self._most_bytes = most_bytes
+        self._limits = limits
 
     def _attempt(self, token: str) -> tuple[Job, int]:
         job_id, _, rest = token.partition(".")
@@ -85,12 +99,33 @@ class Door:
     def links(self, token: str, wanted: Sequence[Wanted]) -> list[Link]:
         """Signed links below the attempt's own prefix, or to the job's uploads.
 
-        :raises TooLarge: one object is larger than the server takes.
+        :raises TooLarge: one object is larger than the server takes, or all are more than the job may store.
         """
         job, attempt = self._attempt(token)
         if len(wanted) > _LINKS:
             raise BadRequest(f"{len(wanted)} links are more than the {_LINKS} given at once")
-        return [self._link(job, attempt, one) for one in wanted]
+        links = [self._link(job, attempt, one) for one in wanted]
+        puts = [one for one in wanted if one.method == "PUT"]
+        if puts:
+            self._count(job, attempt, puts)
+        return links
+
+    def _count(self, job: Job, attempt: int, puts: Sequence[Wanted]) -> None:
+        limits = self._limits(job)
+        quota = Quota(limits.output_bytes, limits.output_files, limits.log_bytes + _MARK)
+        over = self._store.count(job.id, attempt, [_planned(one) for one in puts], quota)
+        if over is None:
+            return
+        one = puts[over]
+        if one.name.startswith("logs/"):
+            raise TooLarge(
+                f"{one.name[:80]!r} of {one.size} bytes does not continue that log within its "
+                f"{limits.log_bytes} bytes"
+            )
+        raise TooLarge(
+            f"with {one.name[:80]!r} of {one.size} bytes the job would store more than its "
+            f"{limits.output_files} results of {limits.output_bytes} bytes together"
+        )
 
     def _link(self, job: Job, attempt: int, wanted: Wanted) -> Link:
         if wanted.method == "GET":
@@ -144,6 +179,13 @@ class Door:
         else:
             if known != text:
                 raise Conflict("another manifest of this attempt was handed in before")
+
+
+def _planned(wanted: Wanted) -> Planned:
+    if wanted.name.startswith("logs/"):
+        name, _, offset = wanted.name.rpartition("/")
+        return Planned(name, wanted.size, int(offset))
+    return Planned(wanted.name, wanted.size)
 
 
 def read_manifest(manifest: Mapping[str, Any]) -> tuple[tuple[Result, ...], tuple[int, int] | None]:

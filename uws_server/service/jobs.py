@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from job_templates.catalog import Catalog
-
+from job_templates.quantities import write_cores, write_size
 from job_templates.schema import Template
 from uws_server.domain.caller import Caller
 from uws_server.domain.errors import BadRequest, Conflict, Forbidden, NotFound, TooLarge
@@ -25,10 +25,11 @@ from uws_server.domain.events import (
 from uws_server.domain.instants import Instant
 from uws_server.domain.job import Job, Parameter, Upload
 from uws_server.domain.phase import LISTED, Phase
+from uws_server.domain.runspec import Resources
 from uws_server.service.changes import Changes, Clock
 from uws_server.service.waiting import Waiting
 from uws_server.storage.base import NotStored, ObjectStore
-from uws_server.store.base import JobStore, KeyReused, Selection
+from uws_server.store.base import Capacity, JobStore, KeyReused, Selection
 
 
 class Site(Protocol):
@@ -41,6 +42,10 @@ class Site(Protocol):
     @property
     def kinds(self) -> frozenset[str]:
         """Which kinds of run spec it can run: notebook, command, container."""
+
+    @property
+    def capacity(self) -> Capacity:
+        """What it can run at once; no attempt gets more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +154,9 @@ class Jobs:
             template=template.digest,
         )
         template.check(parameters, lambda name: self._upload(job, name))
-        self._check_site(template)
+        wish = self._run(template, job)  # refused now, not when it is to run
         if request.run:
-            job = replace(advance(job, self._run(template, job), now), version=1)
+            job = replace(advance(job, wish, now), version=1)
         fingerprint = _fingerprint(template.name, request, parameters) if request.idempotency_key else ""
         try:
             stored = self._store.create(job, request.idempotency_key, fingerprint)
@@ -217,18 +222,37 @@ class Jobs:
     def _upload(self, job: Job, name: str) -> bytes:
         return b"".join(self._objects.read(parameter_key(job.id, name)))
 
-    def _check_site(self, template: Template) -> Site:
-        for site in self._sites.values():
-            if template.kind in site.kinds:
+    def _site_for(self, template: Template, resources: Resources) -> Site:
+        """The site that the job goes to.
+
+        :raises BadRequest: no site could ever run it: it would wait for ever, and its owner's line with it.
+        """
+        able = [site for site in self._sites.values() if template.kind in site.kinds]
+        if not able:
+            names = ", ".join(self._sites) or "none"
+            raise BadRequest(
+                f"service {template.name!r} needs a site that can run a {template.kind}; sites here: {names}"
+            )
+        for site in able:
+            room = site.capacity
+            if resources.cpu_milli <= room.cpu_milli and resources.memory_bytes <= room.memory_bytes:
                 return site
-        names = ", ".join(self._sites) or "none"
+        cpu = max(site.capacity.cpu_milli for site in able)
+        if resources.cpu_milli > cpu:
+            raise BadRequest(
+                f"the job asks for {write_cores(resources.cpu_milli)} cores (CPU) and no site here has more "
+                f"than {write_cores(cpu)}"
+            )
+        memory = max(site.capacity.memory_bytes for site in able) // 1024**2 * 1024**2
         raise BadRequest(
-            f"service {template.name!r} needs a site that can run a {template.kind}; sites here: {names}"
+            f"the job asks for {write_size(resources.memory_bytes)} of memory (MEMORY) and no site here has "
+            f"more than {write_size(memory)} for it"
         )
 
     def _run(self, template: Template, job: Job) -> RunRequested:
         resources = template.resources_of(job.parameters)
-        return RunRequested(self._check_site(template).name, resources.cpu_milli, resources.memory_bytes)
+        site = self._site_for(template, resources)
+        return RunRequested(site.name, resources.cpu_milli, resources.memory_bytes)
 
     def _destruction(self, template: Template, wish: Instant, now: Instant) -> Instant:
         # A wish in the past means "destroy now" (UWS-67); one beyond the ceiling is clipped (UWS-66).
@@ -322,6 +346,7 @@ class Jobs:
         job_id: str,
         parameters: Sequence[Parameter],
         uploads: Mapping[str, Content] | None = None,
+        run_id: str | None = None,
     ) -> Job:
         """Add and replace parameters while PENDING; every other one stays as it is (UWS-61, UWS-62)."""
         job = self.get(caller, service, job_id)
@@ -334,7 +359,8 @@ class Jobs:
         everything = merged(job.parameters, changed)
         self._check_size(everything)
         template.check(everything, lambda name: self._upload(job, name))
-        return self._changes.apply(job.id, ParametersPut(changed))
+        self._site_for(template, template.resources_of(everything))
+        return self._changes.apply(job.id, ParametersPut(changed, run_id))
 
     def delete(self, caller: Caller, service: str, job_id: str) -> None:
         """The job vanishes at once; see `DeleteRequested`."""
