@@ -34,14 +34,16 @@ class NotRegular(OSError):
 class Access:
     """``agent.json``: the way to the agent's door, and what the site allows the agent.
 
-    Durations in seconds. ``deny_networks`` (CIDR) are refused as sources besides the link-local
+    Durations in seconds. ``file:`` sources are taken from below the directories ``file_inputs`` only, and
+    never from below ``file_hidden``. ``deny_networks`` (CIDR) are refused as sources besides the link-local
     and metadata addresses, which always are. ``tries`` bounds the failures in a row of one source;
     ``patience_seconds`` how long the door may be away, as when the web restarts.
     """
 
     url: str
     token: str
-    allow_file: bool = False
+    file_inputs: tuple[str, ...] = ()
+    file_hidden: tuple[str, ...] = ()
     deny_networks: tuple[str, ...] = ()
     stage_in_seconds: float = 4 * 3600
     stall_seconds: float = 30

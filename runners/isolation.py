@@ -37,11 +37,11 @@ class LocalSettings:
     attempts, one each, when the server is root; nobody else may use them. ``network`` ``none`` gives
     jobs a loopback of their own and nothing else. ``read_only`` are further paths jobs may read,
     ``hidden`` paths they must not see even where a parent of theirs is readable. ``cgroup`` is the
-    name of the parent control group. ``allow_file`` lets the agent read ``file:`` inputs from this
-    machine, ``deny_networks`` (CIDR) are networks it fetches nothing from. ``agent`` is the agent's
-    argument vector, to which verb and directory are added; it is tried ``agent_tries`` times, killed
-    after ``agent_stall`` seconds without a byte read or written, and has ``agent_limit`` seconds after
-    the end of the user's code.
+    name of the parent control group. ``file_inputs`` are directories below which the agent may read
+    ``file:`` inputs (but nothing ``hidden``), ``deny_networks`` (CIDR) networks it fetches nothing from.
+    ``agent`` is the agent's argument vector, to which verb and directory are added; it is tried
+    ``agent_tries`` times, killed after ``agent_stall`` seconds without a byte read or written, and has
+    ``agent_limit`` seconds after the end of the user's code.
     """
 
     isolation: Literal["auto", "namespaces", "bubblewrap", "none"] = "auto"
@@ -52,7 +52,7 @@ class LocalSettings:
     read_only: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
     cgroup: str = "uws"
-    allow_file: bool = False
+    file_inputs: tuple[Path, ...] = ()
     deny_networks: tuple[str, ...] = ()
     agent: tuple[str, ...] = (sys.executable, "-P", "-m", "runners.agent")
     agent_tries: int = 5

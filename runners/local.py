@@ -129,7 +129,12 @@ class LocalRunner:
         if uid is not None:
             for name in ("outputs", "tmp", "uws"):
                 os.chown(work / name, uid, uid, follow_symlinks=False)
-        agent = json.dumps({"url": agent_url, "token": token})
+        access = {
+            "file_inputs": [str(path) for path in self._settings.file_inputs],
+            "file_hidden": [str(path) for path in self._settings.hidden],
+            "deny_networks": self._settings.deny_networks,
+        }
+        agent = json.dumps({"url": agent_url, "token": token, **access})
         plan = json.dumps(self._plan(spec, directory, uid))
         for name, text in (
             (site_files.SPEC, spec.to_json()),

@@ -9,6 +9,8 @@ from runners.base import Runner
 from runners.isolation import Isolation, IsolationError, LocalSettings, probe
 from uws_server.config import BadConfig, Settings, Site, is_loopback
 
+_LOOPBACK = ("127.0.0.0/8", "::1/128")
+
 
 def site(settings: Settings, name: str) -> Site:
     """The settings of one site.
@@ -27,7 +29,7 @@ def isolation(settings: Settings, name: str) -> Isolation:
     :raises BadConfig: what was asked for does not work here, or too little does for whom the server lets in.
     """
     try:
-        found = probe(_local(settings, site(settings, name)))
+        found = probe(local_settings(settings, site(settings, name)))
     except IsolationError as error:
         raise BadConfig(f"sites.{name}: {error}") from error
     if not found.rule_13 and not is_loopback(settings.web.host):
@@ -46,7 +48,7 @@ def open_runner(settings: Settings, name: str) -> Runner:
     from runners.local import LocalRunner
 
     isolation(settings, name)
-    return LocalRunner(_directory(settings, name), _local(settings, site(settings, name)))
+    return LocalRunner(_directory(settings, name), local_settings(settings, site(settings, name)))
 
 
 def interrupt(settings: Settings, name: str) -> None:
@@ -58,15 +60,22 @@ def _directory(settings: Settings, name: str) -> Path:
     return settings.data / "sites" / name
 
 
-def _local(settings: Settings, local: Site) -> LocalSettings:
+def _everybody_is_here(settings: Settings) -> bool:
+    """Whether those who send jobs can reach this machine's loopback anyway."""
+    method: str = settings.auth.method
+    return method == "anonymous" and is_loopback(settings.web.host)
+
+
+def local_settings(settings: Settings, local: Site) -> LocalSettings:
+    """What the local runner is to do, from what the site's settings say."""
     data: Path = settings.data.absolute()
     return LocalSettings(
         isolation=local.isolation,
         uid_first=local.uid_first,
         uid_last=local.uid_last,
         network=local.network,
-        allow_file=local.allow_file,
-        deny_networks=local.deny_networks,
+        file_inputs=tuple(path.absolute() for path in local.file_inputs),
+        deny_networks=(*local.deny_networks, *(() if _everybody_is_here(settings) else _LOOPBACK)),
         read_only=tuple(path.absolute() for path in local.read_only),
         hidden=(data, *(path.absolute() for path in local.hidden)),
     )

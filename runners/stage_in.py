@@ -17,7 +17,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -277,8 +277,9 @@ class _Staging:
             self._persist(part, item, lambda: self._sources_chunks(part, item))
         elif scheme == "upload":
             self._persist(part, item, lambda: self._upload_chunks(part, item))
-        elif scheme == "file" and self._access.allow_file:
-            for chunk in _file_chunks(item, self._attempt.top.parent):
+        elif scheme == "file" and self._access.file_inputs:
+            hidden = (str(self._attempt.top.parent), *self._access.file_hidden)
+            for chunk in _file_chunks(item, self._access.file_inputs, hidden):
                 self._check_time(item)
                 part.add(chunk)
         elif scheme == "file":
@@ -437,23 +438,34 @@ def _reason(error: HTTPError) -> str:
     return "the connection broke"
 
 
-def _file_chunks(item: Input, forbidden: Path) -> Iterator[bytes]:
-    """A regular file of this machine, but none of any attempt's own, where tokens lie."""
+def _file_chunks(item: Input, permitted: Sequence[str], hidden: Sequence[str]) -> Iterator[bytes]:
+    """A regular file of this machine, from where the site permits it; never of an attempt, where tokens lie."""
     parts = urlsplit(item.source)
     where = f"Input '{item.path}' could not be had from {shown(item.source)}"
     if parts.netloc not in {"", "localhost"} or "\0" in unquote(parts.path):
         raise Unavailable(f"{where}: that is no file of this machine.")
-    path = Path(os.path.realpath(unquote(parts.path)))
-    if path.is_relative_to(os.path.realpath(forbidden)):
-        raise Unavailable(f"{where}: it belongs to a running job.")
+
+    def check(path: str) -> None:
+        if not _beneath(path, permitted) or _beneath(path, hidden):
+            raise Unavailable(f"{where}: this site takes files from {', '.join(permitted)} only.")
+
+    path = os.path.realpath(unquote(parts.path))
+    check(path)  # before it is opened: opening a device can do something
     try:
+        if not stat.S_ISREG(os.stat(path, follow_symlinks=False).st_mode):
+            raise Unavailable(f"{where}: it is no regular file.")
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise Unavailable(f"{where}: {error.strerror}.") from error
     try:
+        check(os.readlink(f"/proc/self/fd/{file}"))  # somebody may have put a link into its path meanwhile
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise Unavailable(f"{where}: it is no regular file.")
         while chunk := os.read(file, _CHUNK):
             yield chunk
     finally:
         os.close(file)
+
+
+def _beneath(path: str, directories: Sequence[str]) -> bool:
+    return any(Path(path).is_relative_to(os.path.realpath(directory)) for directory in directories)

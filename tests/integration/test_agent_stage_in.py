@@ -423,7 +423,7 @@ def test_redirects_without_end(sources: Server, tmp_path: Path) -> None:
 )
 def test_redirects_to_other_schemes(sources: Server, tmp_path: Path, target: str) -> None:
     sources.answers["/a"] = lambda http: http.answer(302, Location=target)
-    said = failed(stage(tmp_path, Input("x", sources.url("/a")), allow_file=True))
+    said = failed(stage(tmp_path, Input("x", sources.url("/a")), file_inputs=["/"]))
     assert "no http or https URL" in said["message"]
     assert not said["transient"]
 
@@ -498,7 +498,7 @@ def test_two_inputs_in_one_place(tmp_path: Path) -> None:
     "source", ["data:,hello", "ftp://h/x", "gopher://h", "x", "", "javascript:1", "s4://b/k"]
 )
 def test_other_sources(tmp_path: Path, source: str) -> None:
-    said = failed(stage(tmp_path, Input("x", source), allow_file=True))
+    said = failed(stage(tmp_path, Input("x", source), file_inputs=["/"]))
     assert "use http, https or an upload" in said["message"]
 
 
@@ -528,7 +528,7 @@ def test_files(tmp_path: Path) -> None:
         tmp_path,
         Input("x", f"file://{tmp_path}/a%20b.txt", hashlib.sha256(DATA).hexdigest()),
         Input("y", f"file://localhost{tmp_path}/link"),
-        allow_file=True,
+        file_inputs=[str(tmp_path)],
     )
     assert code == 0, said
     assert (attempt.inputs / "x").read_bytes() == (attempt.inputs / "y").read_bytes() == DATA
@@ -547,9 +547,14 @@ def test_files_only_where_the_site_allows(tmp_path: Path) -> None:
         ("/directory", "no regular file"),
         ("/none", "No such file"),
         ("/big", "larger than its limit"),
-        ("/site/a/agent.json", "belongs to a running job"),
-        ("/site/other/agent.json", "belongs to a running job"),
-        ("/to-token", "belongs to a running job"),
+        ("/site/a/agent.json", "takes files from"),
+        ("/site/other/agent.json", "takes files from"),
+        ("/to-token", "takes files from"),
+        ("/to-outside", "takes files from"),
+        ("/../../../etc/passwd", "takes files from"),
+        ("x/big", "takes files from"),
+        ("/data/secret", "takes files from"),
+        ("/to-data/secret", "takes files from"),
         ("/%00", "no file of this machine"),
     ],
 )
@@ -557,13 +562,18 @@ def test_files_that_are_refused(tmp_path: Path, path: str, why: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "directory").mkdir()
     (tmp_path / "to-token").symlink_to("site/a/agent.json")
+    (tmp_path / "to-outside").symlink_to("/etc/passwd")
+    (tmp_path / "to-data").symlink_to("data")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "secret").write_text("secret")
     (tmp_path / "big").write_bytes(bytes(1001))
-    said = failed(stage(tmp_path, Input("x", f"file://{tmp_path}{path}", max_bytes=1000), allow_file=True))
+    source = Input("x", f"file://{tmp_path}{path}", max_bytes=1000)
+    said = failed(stage(tmp_path, source, file_inputs=[str(tmp_path)], file_hidden=[f"{tmp_path}/data"]))
     assert why in said["message"]
 
 
 def test_files_of_other_machines(tmp_path: Path) -> None:
-    said = failed(stage(tmp_path, Input("x", "file://elsewhere/etc/hosts"), allow_file=True))
+    said = failed(stage(tmp_path, Input("x", "file://elsewhere/etc/hosts"), file_inputs=["/"]))
     assert "no file of this machine" in said["message"]
 
 

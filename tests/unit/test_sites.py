@@ -1,0 +1,36 @@
+"""What the settings of a site mean for its runner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runners.sites import local_settings, site
+from uws_server.config import load
+
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+
+
+def settings_of(**options: Any) -> Any:
+    settings = load(environment={}, options={key.replace("__", "."): value for key, value in options.items()})
+    return local_settings(settings, site(settings, "local"))
+
+
+@pytest.mark.covers("3:agent-stage-in")
+def test_no_file_of_the_machine_is_an_input_unless_the_site_says_so(tmp_path: Path) -> None:
+    assert settings_of().file_inputs == ()
+    given = settings_of(sites__local__file_inputs=["/data/survey", "here"], data=str(tmp_path))
+    assert given.file_inputs == (Path("/data/survey"), Path("here").absolute())
+    assert tmp_path in given.hidden
+
+
+def test_loopback_is_a_source_only_for_those_who_are_there_anyway() -> None:
+    assert settings_of().deny_networks == ()
+    assert settings_of(web__host="::1").deny_networks == ()
+    assert settings_of(sites__local__deny_networks=["10.0.0.0/8"]).deny_networks == ("10.0.0.0/8",)
+    public = {"web__host": "0.0.0.0", "auth__anonymous": "anywhere"}
+    assert settings_of(**public).deny_networks == LOOPBACK
+    given = settings_of(**public, sites__local__deny_networks=["10.0.0.0/8"])
+    assert given.deny_networks == ("10.0.0.0/8", *LOOPBACK)
