@@ -6,11 +6,11 @@ Both return as soon as nothing is left to do; a worker never waits for a job to 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 from job_templates.catalog import Catalog
 from job_templates.render import render
-
 from runners.base import Busy, Runner
 from uws_server.domain.errors import Refused
 from uws_server.domain.events import Failed, Launched, Postponed, Reasoned
@@ -21,6 +21,8 @@ from uws_server.service.door import agent_token
 from uws_server.store.base import Capacity, Due, JobStore
 
 log = logging.getLogger(__name__)
+
+_LONGEST = 20.0
 
 
 class _ClaimLost(Exception):
@@ -59,8 +61,16 @@ class Worker:
         self._clock = clock
 
     def start_waiting(self) -> None:
-        """Claim and start jobs until none is left that fits, or the site takes no more."""
-        while (job_id := self._store.claim(self._site, self._capacity, self._claim_seconds)) is not None:
+        """Claim and start jobs until none is left that fits, or the site takes no more.
+
+        It also returns after `_LONGEST` seconds, as RQ breaks off what takes too long; the reconciler
+        wakes a worker again for as long as anything waits.
+        """
+        until = time.monotonic() + _LONGEST
+        while time.monotonic() < until:
+            job_id = self._store.claim(self._site, self._capacity, self._claim_seconds)
+            if job_id is None:
+                return
             job = self._store.get(job_id)
             if job is not None and job.workload is Workload.CLAIMED and not self._start(job):
                 return

@@ -29,6 +29,8 @@ from typing import Any
 from urllib.parse import quote
 
 import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
 
 from uws_server.domain.instants import Instant
 from uws_server.domain.job import Job, Workload
@@ -219,7 +221,11 @@ class RedisStore:
     """Jobs in one Redis. Thread-safe, and fit for gevent; each thread uses a connection of its own."""
 
     def __init__(self, url: str, *, max_connections: int = 1000) -> None:
-        options: dict[str, Any] = {"decode_responses": True, "socket_connect_timeout": 5}
+        options: dict[str, Any] = {
+            "decode_responses": True,
+            "socket_connect_timeout": 5,
+            "retry": Retry(ExponentialBackoff(cap=1.6, base=0.1), 5),
+        }
         self.client = redis.Redis.from_url(url, socket_timeout=10, max_connections=max_connections, **options)
         # XREAD blocks for as long as it was told to, so that its reply may be late on purpose.
         self._patient = redis.Redis.from_url(url, socket_timeout=60, **options)
