@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _STAGE_FAILED = 65  # exit codes of the agent
 _STORE_FAILED = 66
 _FENCED_OFF = 67
+_AGENT_MARGIN = 2.0  # seconds after the grace that SIGTERM gives the agent: it ends by itself before
 _DISK_TICK = 0.25  # seconds between two looks at the disk, at least
 _MEMORY_TICK = 0.1
 _WALK_SLICE = 0.01  # seconds of one piece of such a look
@@ -549,7 +550,7 @@ class Supervisor:
         )
 
     def _patience(self, since: float) -> float:
-        """Until when the agent may work on, if the user's code ended at `since`."""
+        """Until when the agent may work on undisturbed, if the user's code ended at `since`."""
         if self._stop_seen is None:
             return since + float(self._plan["agent_limit"])
         return max(since, self._stop_seen) + float(self._plan["limits"]["grace"])
@@ -562,7 +563,7 @@ class Supervisor:
             if asked is None and moment > self._patience(since):
                 agent.send(signal.SIGTERM)
                 asked = moment
-            elif (asked is not None and moment > asked + 2) or (
+            elif (asked is not None and moment > asked + self._plan["limits"]["grace"] + _AGENT_MARGIN) or (
                 agent.stalled_for() > self._plan["agent_stall"]
             ):
                 agent.send(signal.SIGKILL)

@@ -33,6 +33,7 @@ class Server:
 
     def __init__(self, root: Path) -> None:
         links = Links(SECRET)
+        self.limits = LIMITS
         self.objects = FileStore(root, links)
         self.jobs = MemoryStore(now)
         self.job = self.jobs.create(
@@ -55,7 +56,7 @@ class Server:
             Parts(
                 jobs=unused,
                 results=Results(self.objects),
-                door=Door(self.jobs, self.objects, SECRET, 1024**2, lambda _: LIMITS),
+                door=Door(self.jobs, self.objects, SECRET, 1024**2, lambda _: self.limits),
                 catalog=unused,
                 store=self.jobs,
                 objects=self.objects,
