@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import tempfile
@@ -72,6 +73,7 @@ def test_query_string_and_body_together(client: Client) -> None:
     assert client.get(f"{path}/phase").data == b"QUEUED"
 
 
+@covers("3:json-bodies")
 def test_a_json_body(client: Client) -> None:
     body = {
         "parameters": {"scale": 2.5, "tile": ["a", "b"], "settings": {"deep": [1, None]}, "note": "x"},
@@ -93,7 +95,7 @@ def test_a_json_body(client: Client) -> None:
     assert (job["phase"], job["runId"], job["executionDuration"]) == ("QUEUED", "r", 50)
 
 
-@covers("UWS-56", "UWS-60", "DALI-03")
+@covers("UWS-56", "UWS-60", "DALI-03", "3:inline-upload")
 def test_inline_content_by_param(client: Client) -> None:
     content = bytes(range(256)) * 3000
     body = multipart((field("mask"), "param:bytes"), (field("bytes", "m.fits", "application/fits"), content))
@@ -111,7 +113,10 @@ def test_inline_content_by_param(client: Client) -> None:
 @covers("UWS-56")
 @pytest.mark.parametrize("order", [0, 1])
 def test_the_part_may_be_named_like_the_parameter(client: Client, order: int) -> None:
-    parts = [(field("mask"), "param:mask"), (field("mask", "m.fits"), b"content")]
+    parts: list[tuple[str, str | bytes]] = [
+        (field("mask"), "param:mask"),
+        (field("mask", "m.fits"), "content"),
+    ]
     path = local(send(client, multipart(*(parts if order else parts[::-1]))))
     assert client.get(f"{path}/parameters/mask").data == b"content"
 
@@ -537,17 +542,15 @@ def test_the_parsers_refuse_and_never_raise_otherwise(text: bytes) -> None:
 
     said = door.Said([("WAIT", text.decode("latin-1")), ("LAST", "1")])
     for read in (lambda: door.read_wait(said, 5), lambda: door.read_filters(said)):
-        try:
+        with contextlib.suppress(Refused):  # and nothing else
             read()
-        except Refused as refusal:
-            assert str(refusal)
 
 
 def test_temporary_files_are_gone_after_the_request(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     original = tempfile.SpooledTemporaryFile
 
-    class Watched(original):  # type: ignore[type-arg, valid-type, misc]
+    class Watched(original):  # type: ignore[valid-type, misc]
         def __init__(self, *given_: Any, **named: Any) -> None:
             super().__init__(*given_, **named)
             made.append(self)

@@ -191,7 +191,16 @@ def test_a_failed_sync_gives_an_error_document(
 
 
 @covers("DALI-13", "DALI-05")
-@pytest.mark.parametrize(("phase", "status"), [(Phase.ABORTED, 409), (Phase.ARCHIVED, 409), (Phase.HELD, 503), (Phase.SUSPENDED, 503), (Phase.UNKNOWN, 503)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("phase", "status"),
+    [
+        (Phase.ABORTED, 409),
+        (Phase.ARCHIVED, 409),
+        (Phase.HELD, 503),
+        (Phase.SUSPENDED, 503),
+        (Phase.UNKNOWN, 503),
+    ],
+)
 def test_sync_of_a_job_that_will_not_end(client: Client, world: World, phase: Phase, status: int) -> None:
     response = client.get(f"/stack/sync/{world.in_phase(phase).id}")
     assert response.status_code == status

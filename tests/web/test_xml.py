@@ -159,17 +159,20 @@ def test_whatever_a_job_holds_the_document_is_valid(
     validate(render_xml.job_list("stack", [job], ADDRESSES))
 
 
+_START = '<uws:startTime xsi:nil="true"/>'
+_DURATION = "<uws:executionDuration>0</uws:executionDuration>"
+_RESULT = '<uws:result id="a" mime-type="b/c" xlink:type="simple" xlink:href="https://x" xsi:x="1"/>'
 _BAD = {
-    "no startTime": ("<uws:startTime xsi:nil=\"true\"/>", ""),
-    "empty startTime": ("<uws:startTime xsi:nil=\"true\"/>", "<uws:startTime/>"),
-    "nil duration": ("<uws:executionDuration>0</uws:executionDuration>", '<uws:executionDuration xsi:nil="true"/>'),
-    "duration of 33 bits": (">0</uws:executionDuration>", ">2147483648</uws:executionDuration>"),
-    "order": ("<uws:startTime xsi:nil=\"true\"/>", "<uws:startTime xsi:nil=\"true\"/><uws:creationTime>2026-11-03T08:59:58.120Z</uws:creationTime>"),
+    "no startTime": (_START, ""),
+    "empty startTime": (_START, "<uws:startTime/>"),
+    "nil duration": (_DURATION, '<uws:executionDuration xsi:nil="true"/>'),
+    "duration of 33 bits": (_DURATION, _DURATION.replace("0", "2147483648")),
+    "order": (_START, f"{_START}<uws:creationTime>2026-11-03T08:59:58.120Z</uws:creationTime>"),
     "no results": ("<uws:results/>", ""),
     "phase": (">PENDING<", ">RUNNING<"),
     "text in results": ("<uws:results/>", "<uws:results>text</uws:results>"),
-    "foreign attribute": ("<uws:results/>", '<uws:results><uws:result id="a" mime-type="b/c" xlink:type="simple" xlink:href="https://x" xsi:x="1"/></uws:results>'),
-}  # fmt: skip
+    "foreign attribute": ("<uws:results/>", f"<uws:results>{_RESULT}</uws:results>"),
+}
 
 
 @covers("3:xml-schema", "UWS-21")

@@ -60,4 +60,6 @@ class Held:
             self._sock.sendall(first)
 
     def __getattr__(self, name: str) -> Any:
+        # Whoever does anything else with the socket, such as sending a file, finds the header gone ahead.
+        self.flush()
         return getattr(self._sock, name)
