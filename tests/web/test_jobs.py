@@ -527,7 +527,7 @@ def test_the_phase_may_be_said_in_many_ways(client: Client, way: str) -> None:
 # -- other changes -------------------------------------------------------------------------------------
 
 
-@covers("UWS-65", "UWS-66", "UWS-15", "UWS-16", "UWS-31", "UWS-32")
+@covers("UWS-65", "UWS-66", "UWS-15", "UWS-16", "UWS-31", "UWS-32", "DALI-09")
 def test_duration_and_destruction_change(client: Client) -> None:
     path = client.create()
     for sub, fields, expected in (
@@ -746,7 +746,7 @@ def test_json_is_what_the_models_say(client: Client, world: World, phase: Phase)
     )
 
 
-@covers("UWS-24")
+@covers("UWS-24", "UWS-29")
 def test_events_that_come_late_change_nothing_that_is_seen(client: Client, world: World) -> None:
     path = client.create(data={"PHASE": "RUN"})
     job_id = path.rpartition("/")[2]
