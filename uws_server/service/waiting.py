@@ -16,6 +16,8 @@ from uws_server.domain.phase import ACTIVE, Phase
 from uws_server.store.base import JobStore, StoreUnavailable
 
 _REST_SECONDS = 0.02
+_AT_ONCE = 25
+_BREATH_SECONDS = 0.001
 
 
 class _Parked:
@@ -140,8 +142,10 @@ class Waiting:
                     continue
                 self._count -= len(parked.locks)
             parked.job = job
-            for lock in parked.locks:
-                lock.release()
+            if len(parked.locks) <= _AT_ONCE:
+                _release(parked)
+            else:
+                threading.Thread(target=_release, args=(parked,), name=f"waking {job_id}").start()
 
     def _wake_all(self) -> None:
         with self._guard:
@@ -149,5 +153,12 @@ class Waiting:
             self._parked.clear()
             self._count = 0
         for parked in everybody:
-            for lock in parked.locks:
-                lock.release()
+            _release(parked)
+
+
+def _release(parked: _Parked) -> None:
+    """Wake callers, with a breath after every few: thousands at once would keep others waiting."""
+    for number, lock in enumerate(parked.locks, 1):
+        lock.release()
+        if number % _AT_ONCE == 0:
+            time.sleep(_BREATH_SECONDS)
