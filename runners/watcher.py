@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 Stored = tuple[tuple[Result, ...], tuple[int, int] | None]
 
-_RETRIED = frozenset({Cause.LOST, Cause.STAGE_OUT, Cause.STOPPED})
+_RETRIED = frozenset({Cause.LOST, Cause.STOPPED})
+_RETRIED_IF_TRANSIENT = frozenset({Cause.STAGE_IN, Cause.STAGE_OUT})
 
 
 class Watcher:
@@ -158,10 +159,10 @@ class Watcher:
                 yield AttemptLost(number, at, lost, self._attempts)
         elif outcome.cause is Cause.TIMED_OUT:
             yield TimedOut(number, at)
-        elif outcome.cause not in _RETRIED and not (outcome.cause is Cause.STAGE_IN and outcome.transient):
+        elif not _retried(outcome):
             yield Failed(number, at, error, results, logs)
         # A job that is final by now, or deleted, is left as it is by all of the above and below.
-        if outcome.cause in _RETRIED or outcome.cause is Cause.STAGE_IN:
+        if _retried(outcome):
             yield Gone(number, results, logs)
             yield AttemptLost(number, at, error, self._attempts, results, logs)
         yield Gone(number, results, logs)
@@ -173,6 +174,13 @@ class Watcher:
         if job.attempt != seen.attempt:
             return (), None
         return load_manifest(self._objects, job) or ((), None)
+
+
+def _retried(outcome: Outcome) -> bool:
+    """Whether the fault is the infrastructure's: outputs that are missing or too many come again."""
+    if outcome.cause in _RETRIED_IF_TRANSIENT:
+        return outcome.transient
+    return outcome.cause in _RETRIED
 
 
 def _unwanted(job: Job, attempt: int) -> bool:
