@@ -79,15 +79,20 @@ class AbortRequested:
 
 @dataclass(frozen=True, slots=True)
 class ParametersPut:
-    """Parameters to add, or to take the place of those of the same name (UWS-61: only while PENDING)."""
+    """Parameters to add, or to take the place of those of the same name (UWS-61: only while PENDING).
+
+    DALI counts RUNID among the parameters: None leaves it as it is.
+    """
 
     parameters: tuple[Parameter, ...]
+    run_id: str | None = None
 
     def after(self, job: Job, now: Instant) -> Job:
         """The same phase with other parameters."""
         if job.phase is not Phase.PENDING:
             raise Forbidden(f"parameters can be changed while a job is PENDING, not in {job.phase}")
-        return _next(job, parameters=merged(job.parameters, self.parameters))
+        run_id = job.run_id if self.run_id is None else self.run_id
+        return _next(job, parameters=merged(job.parameters, self.parameters), run_id=run_id)
 
 
 @dataclass(frozen=True, slots=True)

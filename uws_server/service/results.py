@@ -92,7 +92,9 @@ class Results:
             if result_id in LOGS:
                 return self._log(job, result_id)
             return self._manifest(job)
-        raise NotFound(f"job {job.id} has no result {result_id[:80]!r}")
+        # Some clients read a result first and never ask why there is none.
+        why = f": {job.error.message}" if job.error else ""
+        raise NotFound(f"job {job.id} has no result {result_id[:80]!r}{why}")
 
     def _log(self, job: Job, log: str) -> Found:
         prefix = f"{job.attempt_prefix}/logs/{log}"

@@ -48,6 +48,7 @@ _RUN_ID_CHARS = 64
 _MAX_DURATION = 2**31 - 1
 _INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
 _UPLOAD = re.compile(r"([A-Za-z][A-Za-z0-9_]*),(\S+)", re.ASCII)
+_NEXT_UPLOAD = re.compile(r";(?=[A-Za-z][A-Za-z0-9_]*,)", re.ASCII)  # URLs, too, may hold semicolons
 _INLINE = "param:"
 # C0 and C1 controls, surrogates, and what XML cannot hold at all.
 _NOT_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -429,7 +430,7 @@ def wish(said: Said, repeated: Callable[[str], bool]) -> Wish:
         parameters,
         uploads,
         _run(said.one("PHASE")),
-        _run_id(said.one("RUNID")),
+        read_run_id(said.one("RUNID")) or "",
         None if duration is None else read_duration(duration),
         None if destruction is None else read_instant("DESTRUCTION", destruction),
     )
@@ -469,19 +470,23 @@ def described(said: Said) -> tuple[tuple[Parameter, ...], dict[str, Content]]:
 
 
 def _with_uploads(said: Said) -> Iterator[tuple[str, str]]:
-    """The pairs, with each ``UPLOAD=name,uri`` read as the parameter ``name`` (DALI section 3.4.5)."""
+    """The pairs, with each ``UPLOAD=name,uri`` read as the parameter ``name`` (DALI section 3.4.5).
+
+    Several may stand in one value, ``name,uri;name,uri``: TAP began so, and pyvo still writes it.
+    """
     seen: set[str] = set()
     for name, value in said.pairs:
         if name.upper() != "UPLOAD":
             yield name, value
             continue
-        match = _UPLOAD.fullmatch(value)
-        if match is None:
-            raise BadRequest(f"UPLOAD={value[:80]!r} is not name,uri")
-        if match[1].lower() in seen or match[1].upper() in CONTROL:
-            raise BadRequest(f"UPLOAD names {match[1]!r}, which is taken")
-        seen.add(match[1].lower())
-        yield match[1], match[2]
+        for one in _NEXT_UPLOAD.split(value):
+            match = _UPLOAD.fullmatch(one)
+            if match is None:
+                raise BadRequest(f"UPLOAD={value[:80]!r} is not name,uri")
+            if match[1].lower() in seen or match[1].upper() in CONTROL:
+                raise BadRequest(f"UPLOAD names {match[1]!r}, which is taken")
+            seen.add(match[1].lower())
+            yield match[1], match[2]
 
 
 def _wish_of_document(said: Said, repeated: Callable[[str], bool]) -> Wish:
@@ -496,7 +501,7 @@ def _wish_of_document(said: Said, repeated: Callable[[str], bool]) -> Wish:
         tuple(_from_json(new.parameters, repeated)),
         {},
         new.run or _run(phase),
-        _run_id(new.run_id),
+        read_run_id(new.run_id) or "",
         new.execution_duration,
         None if new.destruction is None else read_instant("destruction", new.destruction),
     )
@@ -525,10 +530,12 @@ def _run(phase: str | None) -> bool:
     return phase is not None
 
 
-def _run_id(text: str | None) -> str:
-    if text is None:
-        return ""
-    if len(text) > _RUN_ID_CHARS or NOT_IN_XML.search(text):
+def read_run_id(text: str | None) -> str | None:
+    """A client's own name for a job (UWS-18); None when it gave none.
+
+    :raises BadRequest: it is too long, or no text.
+    """
+    if text is not None and (len(text) > _RUN_ID_CHARS or NOT_IN_XML.search(text)):
         raise BadRequest(f"RUNID takes at most {_RUN_ID_CHARS} characters, none of them a control character")
     return text
 
