@@ -1,0 +1,12 @@
+"""The supervisor, armed. Standard library only, as the supervisor itself."""
+
+from __future__ import annotations
+
+from runners import supervisor
+from tests.crash import points
+
+
+def main(point: str) -> None:
+    """See `runners.supervisor.main`."""
+    points.arm(point)
+    supervisor.main()
