@@ -69,6 +69,7 @@ HTML_RESULT = "executed.html"
 SOCKET_PATH_BYTES = 107
 RENDER_SECONDS = 60.0
 RENDER_SECONDS_STOPPED = 1.5  # of the grace period, when there is one
+KERNEL_NICENESS = 10  # only within the job, where control groups share out the processors
 PARAMETERS_BYTES = 16 * 1024**2
 
 
@@ -304,6 +305,10 @@ class _Session:
         except (OSError, RuntimeError) as error:
             message = f"The kernel {kernel.name!r} cannot be started: {error}"
             raise NotebookFailed(Exit.KERNEL_START, message) from error
+        with suppress(
+            OSError, AttributeError, TypeError
+        ):  # a fork bomb must leave us the time to end it and to save
+            os.setpriority(os.PRIO_PROCESS, km.provisioner.pid, KERNEL_NICENESS)
         return km
 
     def __exit__(self, *_error: object) -> None:
