@@ -305,10 +305,10 @@ class _Session:
         except (OSError, RuntimeError) as error:
             message = f"The kernel {kernel.name!r} cannot be started: {error}"
             raise NotebookFailed(Exit.KERNEL_START, message) from error
-        with suppress(
-            OSError, AttributeError, TypeError
-        ):  # a fork bomb must leave us the time to end it and to save
-            os.setpriority(os.PRIO_PROCESS, km.provisioner.pid, KERNEL_NICENESS)
+        pid = getattr(km.provisioner, "pid", None)
+        if pid:  # a fork bomb must leave us the time to end it and to save
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, pid, KERNEL_NICENESS)
         return km
 
     def __exit__(self, *_error: object) -> None:

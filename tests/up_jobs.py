@@ -33,7 +33,7 @@ class Answer:
 
 def notebook(*cells: str, metadata: Mapping[str, Any] = PYTHON) -> bytes:
     """A notebook with these code cells."""
-    code = [
+    code: list[dict[str, Any]] = [
         {
             "cell_type": "code",
             "id": f"cell-{number}",
