@@ -223,8 +223,8 @@ class Site(_Section):
     uid_last: int = Field(default=1_900_009_999, ge=1, description="Last of them; nobody else may use them.")
     file_inputs: tuple[Path, ...] = Field(
         default=(),
-        description="Directories of the site's own disks below which inputs may be `file:` URLs, links out of "
-        "them not followed; none permits none.",
+        description="Directories of the site's own disks below which inputs may be `file:` URLs; links out of "
+        "them are not followed.",
     )
     deny_networks: tuple[Network, ...] = Field(
         default=(),

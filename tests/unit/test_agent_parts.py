@@ -408,7 +408,7 @@ def test_an_error_hint_of_control_characters_is_nothing() -> None:
 
 def test_access_ignores_what_it_does_not_know() -> None:
     access = Access.from_json('{"url": "u", "token": "t", "file_inputs": ["/d"], "newer": 1}')
-    assert (access.url, access.token, access.file_inputs) == ("u", "t", ["/d"])
+    assert (access.url, access.token, list(access.file_inputs)) == ("u", "t", ["/d"])
 
 
 def test_memory_starts_empty() -> None:
