@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -12,8 +14,11 @@ import pytest
 from flask import Flask, Response
 
 from tests.integration.agent_door import serving
+from tests.local_site import modes
 from tests.up_jobs import UpJobs, notebook
 from tests.up_process import running_up
+
+pytestmark = pytest.mark.serial
 
 ROOM = {"UWS_SITES__LOCAL__CPU": "8", "UWS_SITES__LOCAL__JOBS": "8"}
 TICKING = b"import time\nwhile True:\n    print('tick', flush=True)\n    time.sleep(0.2)\n"
@@ -106,10 +111,10 @@ def test_a_missing_kernel(jobs: UpJobs) -> None:
 
 @pytest.mark.covers("3:bad-endless", "3:notebook-cell-states", "3:notebook-kept", "UWS-15")
 def test_a_notebook_that_never_ends(jobs: UpJobs) -> None:
-    job = jobs.submit("notebook", notebook("x = 1", ENDLESS, "y = 2"), EXECUTIONDURATION="4")
+    job = jobs.submit("notebook", notebook("x = 1", ENDLESS, "y = 2"), EXECUTIONDURATION="8")
     found = jobs.reach(job, "ABORTED")
     assert found["errorSummary"] is None
-    assert found["reason"] == "ran longer than its execution duration of 4 s"
+    assert found["reason"] == "ran longer than its execution duration of 8 s"
     assert jobs.states(job) == ["completed", "interrupted", "pending"]
     assert b"started" in jobs.result(job, "notebook")
     assert b"<html" in jobs.result(job, "html")
@@ -183,8 +188,11 @@ def test_a_notebook_that_needs_too_much_memory(jobs: UpJobs) -> None:
 @pytest.mark.covers("3:bad-fork-bomb", "3:local-limits")
 @pytest.mark.parametrize("service", ["notebook", "script"])
 def test_a_fork_bomb(jobs: UpJobs, service: str) -> None:
+    if os.getuid() == 0 and modes()[0] != "namespaces":  # nobody limits root, and the server says so
+        assert "a fork bomb stops the machine" in json.dumps(jobs.up.ready["isolation"])
+        return
     code = notebook("x = 1", FORKS) if service == "notebook" else FORKS.encode()
-    job = jobs.submit(service, code, EXECUTIONDURATION="5")
+    job = jobs.submit(service, code, EXECUTIONDURATION="8" if service == "notebook" else "4")
     jobs.reach(job, "EXECUTING")
     slowest = 0.0
     while jobs.look(job)["phase"] == "EXECUTING":
@@ -277,7 +285,7 @@ def test_all_at_once(jobs: UpJobs) -> None:
     wishes = [
         ("notebook", notebook(EATS), {"MEMORY": "300MiB"}),
         ("script", WRITES.format(1000).encode(), {"DISK": "32MiB"}),
-        ("script", FORKS.encode(), {"EXECUTIONDURATION": "4"}),
+        ("script", ENDLESS.encode(), {"EXECUTIONDURATION": "4"}),
         ("script", b"print('good')", {}),
     ]
     threads = [
