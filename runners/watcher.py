@@ -25,11 +25,13 @@ from uws_server.domain.job import ErrorSummary, Job, Result, Workload
 from uws_server.service.changes import Changes
 from uws_server.service.door import load_manifest
 from uws_server.storage.base import ObjectStore, StorageUnavailable
-from uws_server.store.base import FencedOff, JobStore, Lease, StoreUnavailable
+from uws_server.store.base import Due, FencedOff, JobStore, Lease, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
 Stored = tuple[tuple[Result, ...], tuple[int, int] | None]
+
+_OVERRUN = 15_000  # ms after which the watcher does what the supervisor should have done
 
 _RETRIED = frozenset({Cause.LOST, Cause.STOPPED})
 _RETRIED_IF_TRANSIENT = frozenset({Cause.STAGE_IN, Cause.STAGE_OUT})
@@ -96,9 +98,12 @@ class Watcher:
             self._seen.clear()
             self._forgot_seen = time.monotonic()
         present = set()
+        running = set()
         for observation in self._runner.observe():
             attempt = observation.job_id, observation.attempt
             present.add(attempt)
+            if observation.state is State.RUNNING:
+                running.add(attempt)
             if self._seen.get(attempt) == observation:
                 continue
             try:
@@ -113,6 +118,20 @@ class Watcher:
                 self._seen[attempt] = observation
         for attempt in self._seen.keys() - present:
             del self._seen[attempt]
+        self._end_overrun(running, lease)
+
+    def _end_overrun(self, running: set[tuple[str, int]], lease: Lease) -> None:
+        """Abort what runs on beyond its execution duration, should the site not have ended it itself.
+
+        Only what was seen running a moment ago: results of code that ended in time may come late, and so
+        may the news of it when the server was down.
+        """
+        now = self._store.now()
+        due = self._store.due(Due.DEADLINE, now - _OVERRUN, limit=1000) if running else []
+        for job_id in due:
+            job = self._store.get(job_id)
+            if job is not None and (job_id, job.attempt) in running:
+                self._changes.apply(job_id, TimedOut(job.attempt, now), lease)
 
     def _note(self, seen: Observation, lease: Lease) -> bool:
         """Bring an observation into the record; False when it should be looked at again soon."""

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
 from job_templates.catalog import Catalog
 from job_templates.render import render
 from runners.base import Busy, Runner
 from uws_server.domain.errors import Refused
-from uws_server.domain.events import Failed, Launched, Postponed, Reasoned
-from uws_server.domain.instants import Instant
+from uws_server.domain.events import Launched, Postponed, Reasoned, Unstartable
 from uws_server.domain.job import ErrorSummary, Job, Workload
 from uws_server.service.changes import Changes
 from uws_server.service.door import agent_token
@@ -23,6 +21,7 @@ from uws_server.store.base import Capacity, Due, JobStore
 log = logging.getLogger(__name__)
 
 _LONGEST = 20.0
+_TRIES = 5
 
 
 class _ClaimLost(Exception):
@@ -47,7 +46,6 @@ class Worker:
         runner: Runner,
         agent_url: str,
         secret: bytes,
-        clock: Callable[[], Instant],
     ) -> None:
         self._site = site
         self._capacity = capacity
@@ -58,7 +56,6 @@ class Worker:
         self._runner = runner
         self._agent_url = agent_url
         self._secret = secret
-        self._clock = clock
 
     def start_waiting(self) -> None:
         """Claim and start jobs until none is left that fits, or the site takes no more.
@@ -82,7 +79,7 @@ class Worker:
         except Refused as error:
             # The template has changed or gone since the job was checked.
             summary = ErrorSummary(f"the job can no longer be started: {error}", transient=False)
-            self._changes.apply(job.id, Failed(job.attempt, self._clock(), summary, (), None))
+            self._changes.apply(job.id, Unstartable(job.attempt, summary))
             return True
         token = agent_token(self._secret, job.id, job.attempt)
         try:
@@ -95,6 +92,10 @@ class Worker:
         except Exception as error:
             # Whether it runs now is not known. The claim lapses, and the same attempt is tried again.
             log.exception("job %s attempt %d could not be started", job.id, job.attempt)
+            if job.lapses >= _TRIES:
+                said = f"the site could not start the job in {_TRIES} tries ({type(error).__name__})"
+                self._changes.apply(job.id, Unstartable(job.attempt, ErrorSummary(said, transient=True)))
+                return True
             reason = f"the site could not start it just now ({type(error).__name__}); it is tried again"
             self._changes.apply(job.id, Reasoned(job.attempt, reason))
             return False
@@ -112,7 +113,7 @@ class Worker:
 
     def stop_due(self) -> None:
         """Ask the site to end every attempt that is to end; the watcher sees to it that it has."""
-        for job_id in self._store.due(Due.STOP, self._clock(), self._site, limit=1000):
+        for job_id in self._store.due(Due.STOP, self._store.now(), self._site, limit=1000):
             job = self._store.get(job_id)
             if job is not None and job.workload is Workload.STOPPING:
                 try:

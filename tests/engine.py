@@ -71,7 +71,6 @@ class Engine:
             runner=self.runner,
             agent_url="http://127.0.0.1/agent/v1",
             secret=SECRET,
-            clock=self.clock,
         )
         self.watcher = self.another_watcher("watcher a")
         self.reconciler = Reconciler(
@@ -81,7 +80,6 @@ class Engine:
             objects=self.objects,
             sites=("local",),
             holder="reconciler",
-            clock=self.clock,
         )
 
     def another_watcher(self, holder: str) -> Watcher:

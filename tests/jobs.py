@@ -52,11 +52,12 @@ wishes = st.one_of(
     st.builds(events.DurationChanged, st.integers(0, 2**31 - 1)),
     st.builds(events.DestructionChanged, _instants),
     st.builds(events.DeleteRequested),
-    st.builds(events.Archived),
+    st.builds(events.DestructionDue, _instants | st.just(NOW + 86_400_000)),
 )
 
 findings = st.one_of(
     st.builds(events.ClaimLapsed, _attempts),
+    st.builds(events.Unstartable, _attempts, _errors),
     st.builds(events.Postponed, _attempts, _texts),
     st.builds(events.Launched, _attempts),
     st.builds(events.Reasoned, _attempts, _texts),

@@ -189,7 +189,6 @@ def worker(file: Path | None, data: Path | None, site: str, kind: str) -> None:
         runner=sites.open_runner(settings, site),
         agent_url=f"{settings.agent_url}/agent/v1",
         secret=services.secret,
-        clock=services.clock,
     )
     tasks.serve(tasks.Context(services.queue, work))
     try:

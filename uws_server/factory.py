@@ -206,7 +206,6 @@ class Services:
             objects=self.objects,
             sites=tuple(self.sites),
             holder=holder,
-            clock=self.clock,
             archive=self.settings.jobs.at_destruction == "archive",
         )
 

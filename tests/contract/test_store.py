@@ -20,7 +20,9 @@ from uws_server.domain.events import (
     AbortRequested,
     AttemptLost,
     DeleteRequested,
+    DestructionDue,
     Event,
+    Gone,
     Launched,
     RunRequested,
     Started,
@@ -39,6 +41,7 @@ from uws_server.store.base import (
     Lease,
     Planned,
     Quota,
+    ReservationLapsed,
     Selection,
     StoreUnavailable,
 )
@@ -267,7 +270,6 @@ def test_what_is_due(store: JobStore) -> None:
     assert store.due(Due.DESTRUCTION, NOW + 30) == ["2"]
     assert store.due(Due.DESTRUCTION, NOW + 90) == ["2", "1"]
     assert store.due(Due.DESTRUCTION, NOW + 90, limit=1) == ["2"]
-    assert store.next_due() == NOW + 20
     apply(store, "1", RUN)
     store.claim("local", ROOM, 60)
     far = time.time_ns() // 10**6
@@ -293,19 +295,56 @@ def test_a_deleted_job_is_out_of_every_list_until_it_is_removed(store: JobStore)
     assert store.due(Due.CLEARANCE, NOW) == ["1"]
     store.reserve("1", NOW + 5)
     assert store.due(Due.CLEARANCE, NOW) == []
-    store.remove("1")
+    assert not store.cleared("1", jobs.job(), forget=True)  # it was seen before it was deleted
+    assert store.cleared("1", deleted, forget=True)
     assert store.get("1") is None
     assert store.due(Due.CLEARANCE, NOW + 9) == []
 
 
+def test_an_archived_job_is_due_for_clearance_and_then_stays(store: JobStore) -> None:
+    put(store, id="1")
+    archived = apply(store, "1", AbortRequested(), DestructionDue(jobs.job().destruction or 0))
+    assert archived.phase is Phase.ARCHIVED
+    assert store.due(Due.DESTRUCTION, NOW + 10**9) == []
+    assert store.due(Due.CLEARANCE, NOW) == ["1"]
+    deleted = apply(store, "1", DeleteRequested())
+    assert not store.cleared("1", archived)  # the note is the deletion's by now
+    assert store.due(Due.CLEARANCE, NOW) == ["1"]
+    assert store.cleared("1", deleted)
+    assert store.get("1") == deleted
+
+
+def test_what_is_to_be_stopped_first_is_not_due_for_destruction(store: JobStore) -> None:
+    put(store, id="1")
+    apply(store, "1", RUN)
+    store.claim("local", ROOM, 60)
+    apply(store, "1", Launched(1), Started(1, NOW), AbortRequested())
+    assert store.due(Due.DESTRUCTION, NOW + 10**9) == []
+    apply(store, "1", Gone(1, (), None))
+    assert store.due(Due.DESTRUCTION, NOW + 10**9) == ["1"]
+
+
 def test_content_without_a_job_is_due_for_clearance(store: JobStore) -> None:
-    store.reserve("1", NOW + 5)
-    assert store.due(Due.CLEARANCE, NOW + 5) == ["1"]
-    store.create(jobs.job(id="1", parameters=(jobs.parameter_with_content(),)))
-    assert store.due(Due.CLEARANCE, NOW + 5) == []
-    store.reserve("1", NOW + 5)
-    store.unreserve("1")
-    assert store.due(Due.CLEARANCE, NOW + 5) == []
+    job = jobs.job(id="1", parameters=(jobs.parameter_with_content(),))
+    soon = store.now() + 60_000
+    with pytest.raises(ReservationLapsed):
+        store.create(job, "key", "print")
+    store.reserve("1", store.now() - 1)
+    with pytest.raises(ReservationLapsed):
+        store.create(job, "key", "print")  # it may be cleared away at this moment
+    store.reserve("1", soon)
+    assert store.due(Due.CLEARANCE, soon) == ["1"]
+    assert store.create(job, "key", "print") == job
+    assert store.due(Due.CLEARANCE, soon) == []
+    store.reserve("2", soon)
+    assert not store.cleared("2", job)
+    assert store.cleared("2", None)
+    assert store.due(Due.CLEARANCE, soon) == []
+    assert not store.cleared("1", None)  # there is one
+
+
+def test_the_store_has_the_time(store: JobStore) -> None:
+    assert abs(store.now() - time.time_ns() // 10**6) < 60_000
 
 
 def test_progress_is_noted_for_the_current_attempt_only(store: JobStore) -> None:
@@ -509,3 +548,21 @@ def test_the_record_of_a_job_stays_small(redis_store: RedisStore) -> None:
         redis_store.create(replace(job, id=f"{number:026d}"))
         apply(redis_store, f"{number:026d}", RUN)
         assert redis_store.client.object("encoding", f"uws:j:{number:026d}") == "listpack"
+
+
+def test_an_unreadable_record_keeps_nobody_else_back(redis_store: RedisStore) -> None:
+    put(redis_store, id="1")
+    put(redis_store, id="2")
+    redis_store.client.hset("uws:j:1", "v", "one")
+    assert redis_store.get_many(["1", "2"]) == [None, jobs.job(id="2")]
+    with pytest.raises(records.Unreadable):
+        redis_store.get("1")
+
+
+def test_an_id_without_a_record_does_not_block_a_line(redis_store: RedisStore) -> None:
+    for job_id in ("1", "2"):
+        put(redis_store, id=job_id)
+        apply(redis_store, job_id, RUN)
+    redis_store.client.delete("uws:j:1")
+    assert redis_store.claim("local", ROOM, 60) is None
+    assert redis_store.claim("local", ROOM, 60) == "2"

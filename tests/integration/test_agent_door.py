@@ -27,6 +27,8 @@ from uws_server.web.parts import Parts
 SECRET = b"the secret of a server"
 LIMITS = Limits(log_bytes=10_000, output_bytes=4 * 1024**2, output_files=5)
 
+TABLE = Parameter("table", "table.csv", Upload(4, "0" * 64, "text/csv", "content-of-table"))
+
 
 class Server:
     """The real application, with a job whose first attempt runs."""
@@ -36,6 +38,7 @@ class Server:
         self.limits = LIMITS
         self.objects = FileStore(root, links)
         self.jobs = MemoryStore(now)
+        self.jobs.reserve(JOB, now() + 60_000)
         self.job = self.jobs.create(
             Job(
                 id=JOB,
@@ -43,14 +46,14 @@ class Server:
                 owner="",
                 created=now(),
                 phase=Phase.EXECUTING,
-                parameters=(Parameter("table", "table.csv", Upload(4, "0" * 64, "text/csv")),),
+                parameters=(TABLE,),
                 attempt=1,
                 workload=Workload.ACTIVE,
                 site="local",
                 started=now(),
             )
         )
-        self.objects.put(parameter_key(JOB, "table"), b"a,b\n")
+        self.objects.put(parameter_key(JOB, TABLE), b"a,b\n")
         unused = cast("Any", None)
         self.app = create_app(
             Parts(
@@ -124,7 +127,7 @@ def test_fenced_off(server: Server, port: int, tmp_path: Path, token: str) -> No
     attempt.end()
     assert attempt.run("stage-in") == FENCED
     assert attempt.run("follow") == FENCED
-    assert [stored.key for stored in server.objects.list(f"jobs/{JOB}")] == [parameter_key(JOB, "table")]
+    assert [stored.key for stored in server.objects.list(f"jobs/{JOB}")] == [parameter_key(JOB, TABLE)]
 
 
 def test_a_result_larger_than_the_server_takes(server: Server, port: int, tmp_path: Path) -> None:

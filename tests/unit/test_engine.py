@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from runners.base import Cause, Outcome
 from tests.engine import NOBODY, Engine
-from uws_server.domain.errors import NotFound
+from uws_server.domain.errors import BadRequest, NotFound
 from uws_server.domain.events import AbortRequested, advance
-from uws_server.domain.job import Job, Workload
+from uws_server.domain.job import Job, Parameter, Workload
 from uws_server.domain.phase import Phase
+from uws_server.service.jobs import Content
 from uws_server.service.reconcile import LINKS_LIVE
 from uws_server.storage.base import NotStored
 from uws_server.store.base import Due, FencedOff, Lease, StoreUnavailable
@@ -140,20 +142,42 @@ def test_an_overrun_ends_in_abort(engine: Engine) -> None:
     assert "execution duration" in job.reason
 
 
-@pytest.mark.covers("3:reconciler", "UWS-15")
-def test_an_overrun_that_the_site_does_not_end_is_ended_by_the_reconciler(engine: Engine) -> None:
+@pytest.mark.covers("UWS-15")
+def test_an_overrun_that_the_site_does_not_end_is_ended_by_the_watcher(engine: Engine) -> None:
     job = engine.submit(duration=60)
     engine.work()
     engine.runner.run(job.id, 1)
     engine.look()
     engine.now += 60_000
-    engine.reconcile()
+    engine.look()
     assert engine.job(job.id).phase is Phase.EXECUTING  # the site's own limit goes first
     engine.now += 15_000
-    engine.reconcile()
+    engine.look()
     engine.work()
     engine.look()
     assert (engine.job(job.id).phase, engine.job(job.id).workload) == (Phase.ABORTED, Workload.NONE)
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_results_that_come_after_the_time_are_no_overrun(engine: Engine, down: bool) -> None:
+    """The code ends in time; the upload takes longer, or the server is away and hears of it late."""
+    job = engine.submit(duration=60)
+    engine.work()
+    engine.runner.run(job.id, 1)
+    engine.look()
+    engine.now += 50_000
+    engine.runner.finish(job.id, 1)
+    if not down:
+        engine.look()
+    engine.now += 3600_000
+    engine.reconcile()
+    if not down:
+        engine.look()
+    engine.hand_in(engine.job(job.id), {"table": b"x"})
+    engine.runner.end(job.id, 1)
+    engine.look()
+    done = engine.job(job.id)
+    assert (done.phase, done.ended) == (Phase.COMPLETED, engine.now - 3600_000)
 
 
 @pytest.mark.covers("3:reconciler", "3:queue-lost-wakeup")
@@ -249,8 +273,9 @@ def test_destruction_archives_once_nothing_runs(engine: Engine) -> None:
     engine.reconcile()
     job = engine.job(job_id)
     assert (job.phase, job.results) == (Phase.ARCHIVED, ())
+    engine.reconcile()
     assert list(engine.objects.list(job.prefix)) == []
-    assert engine.store.next_due() is None
+    assert engine.store.due(Due.CLEARANCE, engine.now) == []
 
 
 @pytest.mark.covers("UWS-68")
@@ -305,7 +330,7 @@ def test_a_watcher_that_was_paused_does_no_harm(engine: Engine) -> None:
 
 def test_what_the_site_runs_of_unknown_jobs_is_left_alone(engine: Engine) -> None:
     job_id = started(engine)
-    engine.store.remove(job_id)
+    engine.store.cleared(job_id, engine.job(job_id), forget=True)
     engine.runner.end(job_id, 1)
     engine.look()
     assert engine.site.attempts
@@ -356,8 +381,10 @@ def test_a_job_whose_service_has_gone_fails_with_that_sentence(engine: Engine) -
     engine.work()
     failed = engine.job(job.id)
     assert failed.error is not None
-    assert (failed.phase, failed.workload) == (Phase.ERROR, Workload.NONE)
+    assert (failed.phase, failed.workload) == (Phase.ERROR, Workload.STOPPING)
     assert "withdrawn" in failed.error.message
+    engine.look()
+    assert engine.job(job.id).workload is Workload.NONE
 
 
 def test_a_second_watcher_takes_over(engine: Engine) -> None:
@@ -371,3 +398,104 @@ def test_a_second_watcher_takes_over(engine: Engine) -> None:
     assert lease is not None
     other.look(lease)
     assert engine.job(job_id).phase is Phase.COMPLETED
+
+
+def test_a_reply_that_is_lost_at_creation_costs_no_uploads(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = engine.store.create
+
+    def stored_but_not_heard(*words: Any) -> Job:
+        create(*words)
+        raise StoreUnavailable("the connection broke")
+
+    monkeypatch.setattr(engine.store, "create", stored_but_not_heard)
+    with pytest.raises(StoreUnavailable):
+        engine.submit(idempotency_key="k")
+    monkeypatch.undo()
+    again = engine.submit(idempotency_key="k")
+    engine.now += 2 * 3600_000
+    engine.reconcile()
+    assert again.id.endswith("1")
+    assert list(engine.objects.list(again.prefix))
+
+
+@pytest.mark.covers("3:bad-plain-sentence")
+def test_a_refused_change_leaves_the_upload_as_it_was(engine: Engine) -> None:
+    job = engine.submit(run=False)
+    before = engine.job(job.id)
+    junk = (Parameter("nonsense", "1"), Parameter("script", "other.py"))
+    with pytest.raises(BadRequest, match="nonsense"):
+        engine.jobs.set_parameters(
+            NOBODY, "script", job.id, junk, {"script": Content([b"other"], "text/x-python")}
+        )
+    assert engine.job(job.id) == before
+    assert b"".join(engine.jobs.parameter_content(job, job.parameters[0])) == b"print('hello')\n"
+
+
+def test_a_destruction_time_put_off_at_the_last_moment_is_kept(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = started(engine)
+    engine.hand_in(engine.job(job_id), {"table": b"x"})
+    engine.runner.end(job_id, 1)
+    engine.look()
+    engine.jobs.set_destruction(NOBODY, "script", job_id, engine.now)
+    get_many = engine.store.get_many
+
+    def put_off(job_ids: Sequence[str]) -> list[Job | None]:
+        found = get_many(job_ids)
+        if job_id in job_ids:
+            engine.jobs.set_destruction(NOBODY, "script", job_id, engine.now + 10**6)
+        return found
+
+    monkeypatch.setattr(engine.store, "get_many", put_off)
+    engine.reconcile()
+    assert engine.job(job_id).phase is Phase.COMPLETED
+    assert list(engine.objects.list(f"jobs/{job_id}"))
+
+
+def test_a_reconciler_that_was_paused_clears_nothing_of_what_lives(engine: Engine) -> None:
+    job_id = started(engine)
+    engine.hand_in(engine.job(job_id), {"table": b"x"})
+    engine.runner.end(job_id, 1)
+    engine.look()
+    engine.jobs.set_destruction(NOBODY, "script", job_id, engine.now)
+    stale = engine.lease("reconciler", "reconciler")
+    engine.now += 60_000
+    assert engine.store.lease("reconciler", "another", 10) is not None
+    with pytest.raises(FencedOff):
+        engine.reconciler.round(stale)
+    assert engine.job(job_id).phase is Phase.COMPLETED
+    assert list(engine.objects.list(f"jobs/{job_id}"))
+
+
+def test_what_a_site_cannot_start_at_all_fails_after_some_tries(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = engine.submit()
+    monkeypatch.setattr(engine.runner, "start", _raising(OSError))
+    for _ in range(12):
+        engine.work()
+        engine.now += 60_000
+        engine.reconcile()
+    failed = engine.job(job.id)
+    assert failed.error is not None
+    assert (failed.phase, failed.error.transient) == (Phase.ERROR, True)
+    assert "tries" in failed.error.message
+
+
+def test_resources_are_counted_of_the_parameters_that_are_run(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parameters change between the check and the commitment of PHASE=RUN."""
+    job = engine.submit(run=False)
+    change = engine.store.change
+
+    def meanwhile_larger(before: Job, after: Job, lease: Lease | None = None) -> bool:
+        monkeypatch.undo()
+        engine.jobs.set_parameters(NOBODY, "script", job.id, (Parameter("CPU", "4"),))
+        return change(before, after, lease)
+
+    monkeypatch.setattr(engine.store, "change", meanwhile_larger)
+    assert engine.jobs.run(NOBODY, "script", job.id).cpu_milli == 4000

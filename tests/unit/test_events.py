@@ -11,10 +11,10 @@ from tests.jobs import ERROR, NOW, RESULTS
 from uws_server.domain.errors import Forbidden
 from uws_server.domain.events import (
     AbortRequested,
-    Archived,
     AttemptLost,
     ClaimLapsed,
     DeleteRequested,
+    DestructionDue,
     DurationChanged,
     Event,
     Failed,
@@ -25,6 +25,7 @@ from uws_server.domain.events import (
     Started,
     Succeeded,
     TimedOut,
+    Unstartable,
     advance,
 )
 from uws_server.domain.job import Job, Parameter, Workload
@@ -154,9 +155,28 @@ def test_a_deleted_job_waits_for_its_workload_and_hears_nothing_else() -> None:
 
 @pytest.mark.covers("UWS-16")
 def test_only_an_ended_job_without_a_workload_is_archived() -> None:
+    due = DestructionDue(jobs.job().destruction or 0)
     running = after(RUN, Launched(1), Started(1, NOW))
-    assert advance(running, Archived(), NOW) is running
-    aborted = advance(running, AbortRequested(), NOW)
-    assert advance(aborted, Archived(), NOW) is aborted
-    archived = advance(advance(aborted, Gone(1, RESULTS, (1, 1)), NOW), Archived(), NOW)
+    aborted = advance(running, due, NOW)
+    assert (aborted.phase, aborted.workload) == (Phase.ABORTED, Workload.STOPPING)
+    assert advance(aborted, due, NOW) is aborted
+    archived = advance(advance(aborted, Gone(1, RESULTS, (1, 1)), NOW), due, NOW)
     assert (archived.phase, archived.results, archived.reason) == (Phase.ARCHIVED, (), "was ABORTED")
+
+
+@pytest.mark.covers("UWS-16")
+def test_a_destruction_time_that_was_changed_meanwhile_is_not_carried_out() -> None:
+    job = jobs.job()
+    assert advance(job, DestructionDue((job.destruction or 0) - 1), NOW) is job
+
+
+def test_an_abort_after_a_lapsed_claim_looks_whether_anything_runs() -> None:
+    waiting = advance(after(RUN), ClaimLapsed(1), NOW)
+    assert advance(waiting, AbortRequested(), NOW).workload is Workload.STOPPING
+    assert advance(advance(jobs.job(), RUN, NOW), AbortRequested(), NOW).workload is Workload.NONE
+
+
+def test_what_cannot_be_started_fails_and_is_stopped_all_the_same() -> None:
+    job = advance(after(RUN), Unstartable(1, ERROR), NOW + 3)
+    assert (job.phase, job.error, job.ended) == (Phase.ERROR, ERROR, NOW + 3)
+    assert job.workload is Workload.STOPPING

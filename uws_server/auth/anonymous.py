@@ -12,6 +12,6 @@ _NOBODY = Caller()
 class Anonymous:
     """All callers are one anonymous caller, with whatever credentials they come."""
 
-    def authenticate(self, headers: Mapping[str, str]) -> Caller:  # noqa: ARG002  (a protocol's method)
+    def authenticate(self, headers: Mapping[str, str]) -> Caller:
         """Nobody in particular (UWS-19)."""
         return _NOBODY

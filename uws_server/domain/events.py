@@ -133,11 +133,18 @@ class DeleteRequested:
 
 
 @dataclass(frozen=True, slots=True)
-class Archived:
-    """The destruction time has come and results are gone (UWS-16)."""
+class DestructionDue:
+    """The destruction time ``at`` has come (UWS-16); of one that was changed since, nothing happens."""
+
+    at: Instant
 
     def after(self, job: Job, now: Instant) -> Job:
-        """ARCHIVED: metadata only."""
+        """ARCHIVED, metadata only, once nothing runs; what has not ended is aborted first."""
+        if job.destruction != self.at or job.deleted:
+            return job
+        if job.phase in ABORTABLE:
+            reason = "its destruction time has come"
+            return _to(job, Phase.ABORTED, ended=now, workload=_ending(job), reason=reason)
         if job.phase not in FINISHED or job.workload is not Workload.NONE:
             return job
         return _to(job, Phase.ARCHIVED, results=(), logs=None, reason=f"was {job.phase}")
@@ -156,7 +163,21 @@ class ClaimLapsed:
         """In line again."""
         if not _current(job, self.attempt) or job.workload is not Workload.CLAIMED:
             return job
-        return _next(job, workload=Workload.WAITING)
+        return _next(job, workload=Workload.WAITING, lapses=job.lapses + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Unstartable:
+    """A worker can make nothing of the job, now or ever; whether an earlier one could is to be seen."""
+
+    attempt: int
+    error: ErrorSummary
+
+    def after(self, job: Job, now: Instant) -> Job:
+        """ERROR; that nothing runs is verified after it."""
+        if not _current(job, self.attempt) or job.workload is not Workload.CLAIMED or job.phase.final:
+            return job
+        return _to(job, Phase.ERROR, ended=now, error=self.error, workload=_ending(job), reason="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +312,7 @@ class AttemptLost:
             job,
             attempt=following,
             workload=Workload.WAITING,
+            lapses=0,
             begun=None,
             progress=None,
             reason=f"attempt {self.attempt} was lost ({self.error.message}); attempt {following} follows",
@@ -328,7 +350,8 @@ def _current(job: Job, attempt: int) -> bool:
 
 def _ending(job: Job) -> Workload:
     # What waits has nothing to stop; what a worker has touched must be proved gone first.
-    return Workload.STOPPING if job.workload.holds_slot else Workload.NONE
+    touched = job.workload.holds_slot or (job.workload is Workload.WAITING and job.lapses)
+    return Workload.STOPPING if touched else Workload.NONE
 
 
 def _next(job: Job, **changes: Any) -> Job:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from uws_server.domain.instants import Instant
-from uws_server.domain.phase import LISTED, Phase
+from uws_server.domain.phase import Phase
 
 ANONYMOUS = ""
 """The owner of jobs whose creator did not log in (UWS-19)."""
@@ -18,11 +18,16 @@ ANONYMOUS = ""
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Content that came inline with a job (UWS-56) and lies in the object store. ``size`` in bytes."""
+    """Content that came inline with a job (UWS-56) and lies in the object store.
+
+    ``size`` in bytes. ``key`` is its last segment there, another one each time, so that content that is
+    refused or comes late takes nobody else's place.
+    """
 
     size: int
     sha256: str
     media_type: str
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,7 @@ class Job:
     site: str = ""
     workload: Workload = Workload.NONE
     attempt: int = 0
+    lapses: int = 0  # claims of this attempt that lapsed: a worker may have started it all the same
     cpu_milli: int = 1000
     memory_bytes: int = 0
     reason: str = ""
@@ -113,11 +119,6 @@ class Job:
     def finalising(self) -> bool:
         """Whether results may still appear although the phase is final (design rule 4)."""
         return self.phase.final and self.workload is not Workload.NONE
-
-    @property
-    def listed(self) -> bool:
-        """Whether a job list shows it without being asked for its phase."""
-        return self.phase in LISTED and not self.deleted
 
     @property
     def prefix(self) -> str:

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from uws_server.domain.errors import NotFound, Unavailable
 from uws_server.domain.events import Event, advance
 from uws_server.domain.instants import Instant
 from uws_server.domain.job import Job, Workload
+from uws_server.queue.base import Queue
 from uws_server.store.base import JobStore, Lease
 
 Clock = Callable[[], Instant]
-
-
-class Wakes(Protocol):
-    """The part of the queue that is needed here; a lost call costs a delay, never a job."""
-
-    def wake(self, site: str) -> None:
-        """The site's waiting lines have work."""
-
-    def stop(self, site: str) -> None:
-        """Attempts of the site are to be stopped."""
 
 
 class Changes:
@@ -31,16 +21,16 @@ class Changes:
     of an idle site is one more SET and, when it was not awake, an RQ enqueue.
     """
 
-    def __init__(self, store: JobStore, queue: Wakes, clock: Clock) -> None:
+    def __init__(self, store: JobStore, queue: Queue, clock: Clock) -> None:
         self._store = store
         self._queue = queue
         self._clock = clock
 
-    def apply(self, job_id: str, event: Event, lease: Lease | None = None) -> Job:
+    def apply(self, job_id: str, event: Event | Callable[[Job], Event], lease: Lease | None = None) -> Job:
         """The job after the event, whoever else changes it meanwhile.
 
         The loser of a race reads again and lets `advance` decide anew, so that an event is applied
-        to what is stored and to nothing older.
+        to what is stored and to nothing older. An event that depends on the job is given as a function.
 
         :raises NotFound: there is no such job.
         :raises Forbidden: `advance` refuses a client's wish.
@@ -53,7 +43,8 @@ class Changes:
                 raise NotFound(f"there is no job {job_id!r}")
             if before == tried:
                 return before  # it was stored, only the reply was lost
-            after = tried = advance(before, event, self._clock())
+            happened = event(before) if callable(event) else event
+            after = tried = advance(before, happened, self._clock())
             if after is before:
                 return before
             if self._store.change(before, after, lease):

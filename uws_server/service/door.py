@@ -33,6 +33,9 @@ MANIFEST = "manifest.json"
 _NAME = re.compile(r"(?:logs/(?:stdout|stderr)/\d{15}|results/[^\x00-\x1f\x7f]{1,900})")
 _LINKS = 100
 _LINK_SECONDS = 60
+LONGEST_LINK = 3600
+"""Seconds after which no link is good any more, so that a deleted job's prefix can be cleared for good."""
+
 _MARK = 4096  # bytes of a log beyond its limit: the words that say what was left out
 _SLOWEST = 256 * 1024  # bytes a second: a link lives as long as its bytes may take at this rate
 
@@ -130,14 +133,15 @@ class Door:
     def _link(self, job: Job, attempt: int, wanted: Wanted) -> Link:
         if wanted.method == "GET":
             kind, _, name = wanted.name.partition("/")
-            if kind != "parameters" or not any(p.name == name and p.upload for p in job.parameters):
+            found = next((p for p in job.parameters if p.name == name and p.upload), None)
+            if kind != "parameters" or found is None:
                 raise BadRequest(f"the job has no upload {wanted.name[:80]!r}")
-            return Link("GET", self._objects.sign("GET", parameter_key(job.id, name), 3600))
+            return Link("GET", self._objects.sign("GET", parameter_key(job.id, found), LONGEST_LINK))
         if _NAME.fullmatch(wanted.name) is None:
             raise BadRequest(f"{wanted.name[:80]!r} is no name for what an attempt may store")
         if wanted.size > self._most_bytes:
             raise TooLarge(f"{wanted.name[:80]!r} of {wanted.size} bytes is more than {self._most_bytes}")
-        seconds = _LINK_SECONDS + wanted.size // _SLOWEST
+        seconds = min(_LINK_SECONDS + wanted.size // _SLOWEST, LONGEST_LINK)
         key = f"{job.prefix}/{attempt}/{wanted.name}"
         try:
             return Link("PUT", self._objects.sign("PUT", key, seconds, wanted.size))

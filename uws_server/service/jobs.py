@@ -11,7 +11,7 @@ from job_templates.catalog import Catalog
 from job_templates.quantities import write_cores, write_size
 from job_templates.schema import Template
 from uws_server.domain.caller import Caller
-from uws_server.domain.errors import BadRequest, Conflict, Forbidden, NotFound, TooLarge
+from uws_server.domain.errors import BadRequest, Conflict, Forbidden, NotFound, Refused, TooLarge, Unavailable
 from uws_server.domain.events import (
     AbortRequested,
     DeleteRequested,
@@ -29,7 +29,10 @@ from uws_server.domain.runspec import Resources
 from uws_server.service.changes import Changes, Clock
 from uws_server.service.waiting import Waiting
 from uws_server.storage.base import NotStored, ObjectStore
-from uws_server.store.base import Capacity, JobStore, KeyReused, Selection
+from uws_server.store.base import Capacity, JobStore, KeyReused, ReservationLapsed, Selection
+
+_RESERVED = 3600_000
+"""How long, in ms, the files of a job may be on their way."""
 
 
 class Site(Protocol):
@@ -123,10 +126,14 @@ class Jobs:
         job_id = self._new_id()
         parameters = self._named(template, request.parameters)
         if request.uploads:
-            parameters = self._store_uploads(job_id, template, parameters, request.uploads)
+            # Noted first: content that no job comes to is cleared away by the reconciler.
+            self._store.reserve(job_id, self._store.now() + _RESERVED)
         try:
+            if request.uploads:
+                parameters = self._store_uploads(job_id, template, parameters, request.uploads)
             return self._commit(caller, template, job_id, parameters, request)
-        except BaseException:
+        except Refused:
+            # Certainly no job. Where it is not known, because the store did not answer, nothing is removed.
             if request.uploads:
                 self._objects.delete(f"jobs/{job_id}")
             raise
@@ -153,7 +160,7 @@ class Jobs:
             else self._destruction(template, request.destruction, now),
             template=template.digest,
         )
-        template.check(parameters, lambda name: self._upload(job, name))
+        self._check(template, job.id, parameters)
         wish = self._run(template, job)  # refused now, not when it is to run
         if request.run:
             job = replace(advance(job, wish, now), version=1)
@@ -164,10 +171,10 @@ class Jobs:
             raise Conflict(
                 f"the Idempotency-Key {request.idempotency_key[:64]!r} was used for another request"
             ) from None
+        except ReservationLapsed:
+            raise Unavailable("the files took too long to come; send the job again") from None
         if stored.id == job.id:
             self._changes.follow(None, job)
-        elif request.uploads:
-            self._objects.delete(job.prefix)
         return stored
 
     def _check_size(self, parameters: Sequence[Parameter]) -> None:
@@ -197,15 +204,14 @@ class Jobs:
         parameters: tuple[Parameter, ...],
         uploads: Mapping[str, Content],
     ) -> tuple[Parameter, ...]:
-        # Noted first: content without a job is cleared away by the reconciler, should we die in between.
-        self._store.reserve(job_id, self._clock() + 3600_000)
         stored: dict[str, Upload] = {}
         for name, content in uploads.items():
             canonical = template.canonical(name)
             digest = hashlib.sha256()
+            key = f"{hashlib.sha256(canonical.encode()).hexdigest()[:16]}-{self._new_id()[-16:]}"
             try:
                 entry = self._objects.put(
-                    parameter_key(job_id, canonical),
+                    _content_key(job_id, key),
                     _hashed(content.chunks, digest),
                     limit=self.limits.upload_bytes,
                 )
@@ -213,14 +219,18 @@ class Jobs:
                 raise TooLarge(
                     f"the file for parameter {canonical!r} is larger than {self.limits.upload_bytes} bytes"
                 ) from None
-            stored[canonical] = Upload(entry.size, digest.hexdigest(), content.media_type)
+            stored[canonical] = Upload(entry.size, digest.hexdigest(), content.media_type, key)
         return tuple(
             replace(parameter, upload=stored.get(parameter.name, parameter.upload))
             for parameter in parameters
         )
 
-    def _upload(self, job: Job, name: str) -> bytes:
-        return b"".join(self._objects.read(parameter_key(job.id, name)))
+    def _check(self, template: Template, job_id: str, parameters: Sequence[Parameter]) -> None:
+        def content(name: str) -> bytes:
+            wanted = next(p for p in parameters if p.name == name and p.upload is not None)
+            return b"".join(self._objects.read(parameter_key(job_id, wanted)))
+
+        template.check(parameters, content)
 
     def _site_for(self, template: Template, resources: Resources) -> Site:
         """The site that the job goes to.
@@ -301,7 +311,7 @@ class Jobs:
         :raises NotFound: it is gone.
         """
         try:
-            return self._objects.read(parameter_key(job.id, parameter.name))
+            return self._objects.read(parameter_key(job.id, parameter))
         except NotStored:
             raise NotFound(f"the content of parameter {parameter.name!r} is gone") from None
 
@@ -318,9 +328,13 @@ class Jobs:
         """``PHASE=RUN``: QUEUED is stored when this returns."""
         job = self.get(caller, service, job_id)
         template = self._catalog.get(service)
-        wish = self._run(template, job)
-        advance(job, wish, self._clock())  # refused before the parameters are looked at
-        template.check(job.parameters, lambda name: self._upload(job, name))
+
+        def wish(found: Job) -> RunRequested:
+            wanted = self._run(template, found)
+            advance(found, wanted, self._clock())  # refused before the parameters are looked at
+            self._check(template, found.id, found.parameters)
+            return wanted
+
         return self._changes.apply(job.id, wish)
 
     def abort(self, caller: Caller, service: str, job_id: str) -> Job:
@@ -356,11 +370,15 @@ class Jobs:
         changed = self._named(template, parameters)
         if uploads:
             changed = self._store_uploads(job.id, template, changed, uploads)
-        everything = merged(job.parameters, changed)
-        self._check_size(everything)
-        template.check(everything, lambda name: self._upload(job, name))
-        self._site_for(template, template.resources_of(everything))
-        return self._changes.apply(job.id, ParametersPut(changed, run_id))
+
+        def wish(found: Job) -> ParametersPut:
+            everything = merged(found.parameters, changed)
+            self._check_size(everything)
+            self._check(template, found.id, everything)
+            self._site_for(template, template.resources_of(everything))
+            return ParametersPut(changed, run_id)
+
+        return self._changes.apply(job.id, wish)
 
     def delete(self, caller: Caller, service: str, job_id: str) -> None:
         """The job vanishes at once; see `DeleteRequested`."""
@@ -368,9 +386,18 @@ class Jobs:
         self._changes.apply(job.id, DeleteRequested())
 
 
-def parameter_key(job_id: str, name: str) -> str:
-    """Where the content of an inline upload lies. Names are hostile: the key holds their digest."""
-    return f"jobs/{job_id}/parameters/{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+def parameter_key(job_id: str, parameter: Parameter) -> str:
+    """Where the content of an inline upload lies.
+
+    :raises ValueError: the parameter has none.
+    """
+    if parameter.upload is None:
+        raise ValueError(f"parameter {parameter.name!r} has no content")
+    return _content_key(job_id, parameter.upload.key)
+
+
+def _content_key(job_id: str, key: str) -> str:
+    return f"jobs/{job_id}/parameters/{key}"
 
 
 def _hashed(chunks: Iterable[bytes], digest: hashlib._Hash) -> Iterable[bytes]:
@@ -380,5 +407,6 @@ def _hashed(chunks: Iterable[bytes], digest: hashlib._Hash) -> Iterable[bytes]:
 
 
 def _fingerprint(service: str, request: Request, parameters: tuple[Parameter, ...]) -> str:
-    said = repr((service, parameters, request.run, request.run_id, request.duration, request.destruction))
+    same = [replace(p, upload=replace(p.upload, key="")) if p.upload else p for p in parameters]
+    said = repr((service, same, request.run, request.run_id, request.duration, request.destruction))
     return hashlib.sha256(said.encode()).hexdigest()

@@ -8,44 +8,41 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from uws_server.domain.errors import Forbidden, NotFound
-from uws_server.domain.events import (
-    AbortRequested,
-    Archived,
-    ClaimLapsed,
-    DeleteRequested,
-    TimedOut,
-)
+from uws_server.domain.errors import Refused
+from uws_server.domain.events import ClaimLapsed, DeleteRequested, DestructionDue, Event
 from uws_server.domain.instants import Instant
 from uws_server.domain.job import Job, Workload
-from uws_server.service.changes import Changes, Wakes
+from uws_server.domain.phase import Phase
+from uws_server.queue.base import Queue
+from uws_server.service.changes import Changes
+from uws_server.service.door import LONGEST_LINK
 from uws_server.storage.base import ObjectStore, StorageUnavailable
 from uws_server.store.base import Due, FencedOff, JobStore, Lease, StoreUnavailable
+from uws_server.store.records import Unreadable
 
 log = logging.getLogger(__name__)
 
-LINKS_LIVE = 3600_000
+LINKS_LIVE = LONGEST_LINK * 1000
 """How long, in ms, a signed link of a deleted job may still be good; then its prefix is cleared again."""
 
-_DEADLINE_MARGIN = 15_000  # the supervisor or the site is to stop an attempt first; this is the backstop
 _RETRY = 5_000
+_AT_ONCE = 500
 
 
 class Reconciler:
-    """Owns destruction times, lapsed claims, lost wake-ups, overrun deadlines and clearing away."""
+    """Owns destruction times, lapsed claims, lost wake-ups and clearing away."""
 
     def __init__(
         self,
         *,
         store: JobStore,
         changes: Changes,
-        queue: Wakes,
+        queue: Queue,
         objects: ObjectStore,
         sites: Sequence[str],
         holder: str,
-        clock: Callable[[], Instant],
         archive: bool = True,
         lease_seconds: float = 10,
     ) -> None:
@@ -55,7 +52,6 @@ class Reconciler:
         self._objects = objects
         self._sites = sites
         self._holder = holder
-        self._clock = clock
         self._archive = archive
         self._lease_seconds = lease_seconds
 
@@ -67,7 +63,7 @@ class Reconciler:
                 lease = self._store.lease("reconciler", self._holder, self._lease_seconds)
                 if lease is not None:
                     self.round(lease)
-            except (StoreUnavailable, StorageUnavailable, FencedOff, NotFound) as error:
+            except (StoreUnavailable, StorageUnavailable, FencedOff, Refused, Unreadable) as error:
                 log.warning("reconciler: %s", error)
             stop.wait(round_seconds)
         if lease is not None:
@@ -77,53 +73,59 @@ class Reconciler:
                 log.info("the reconciler's lease lapses by itself")
 
     def round(self, lease: Lease) -> None:
-        """Do everything that is due now."""
-        now = self._clock()
+        """Do everything that is due now. One job that makes trouble does not keep back the others."""
+        now = self._store.now()
         for job in self._due(Due.CLAIM, now):
-            self._changes.apply(job.id, ClaimLapsed(job.attempt), lease)
-        for job in self._due(Due.DEADLINE, now - _DEADLINE_MARGIN):
-            self._changes.apply(job.id, TimedOut(job.attempt, now), lease)
+            self._apply(job, ClaimLapsed(job.attempt), lease)
         for site in self._sites:
             if self._store.due(Due.STOP, now, site, limit=1):
                 self._queue.stop(site)
             if self._store.waiting(site):
                 self._queue.wake(site)
-        # Last, for these need the object store, and jobs run without it.
         for job in self._due(Due.DESTRUCTION, now):
             self._destroy(job, lease)
+        # Last, for this needs the object store, and jobs run without it.
         for job_id in self._store.due(Due.CLEARANCE, now):
             self._clear(job_id, now)
 
     def _due(self, what: Due, until: Instant) -> list[Job]:
-        jobs = self._store.get_many(self._store.due(what, until))
+        jobs = self._store.get_many(self._store.due(what, until, limit=_AT_ONCE))
         return [job for job in jobs if job is not None]
 
+    def _apply(self, job: Job, event: Event, lease: Lease) -> None:
+        try:
+            self._changes.apply(job.id, event, lease)
+        except (Refused, Unreadable) as error:
+            log.warning("job %s: %s", job.id, error)
+
     def _destroy(self, job: Job, lease: Lease) -> None:
-        if not job.phase.final:
-            try:
-                job = self._changes.apply(job.id, AbortRequested("its destruction time has come"), lease)
-            except Forbidden:
-                return  # it has ended since we looked; it stays due
-        if job.workload is not Workload.NONE:
-            return  # stopped first; it stays due
-        if not self._archive:
-            self._changes.apply(job.id, DeleteRequested(), lease)
+        if job.destruction is None:
             return
-        # Content first: should we die in between, the job is still due and this is done again.
-        self._objects.delete(job.prefix)
-        self._changes.apply(job.id, Archived(), lease)
+        if job.phase.final and not self._archive:
+            self._apply(job, DeleteRequested(), lease)
+        else:
+            self._apply(job, DestructionDue(job.destruction), lease)
 
     def _clear(self, job_id: str, now: Instant) -> None:
+        """Clear away what lies in the object store of a job that is over, or never came to be.
+
+        The record says so already; should we die in between, the note is still there and this is done
+        again. What has changed since it was read is left to the next round.
+        """
         job = self._store.get(job_id)
-        if job is not None and not job.deleted:
-            self._store.unreserve(job_id)  # `create` does this; here its reply came before the note
-            return
-        if job is not None and job.workload is not Workload.NONE:
+        if job is None:
+            self._objects.delete(f"jobs/{job_id}")
+            self._store.cleared(job_id, None)
+        elif job.workload is not Workload.NONE:
             self._store.reserve(job_id, now + _RETRY)  # stopped first
-            return
-        self._objects.delete(f"jobs/{job_id}")
-        last_link = (job.destruction or 0) + LINKS_LIVE if job is not None else 0
-        if now < last_link:
-            self._store.reserve(job_id, last_link)
+        elif job.deleted:
+            self._objects.delete(job.prefix)
+            last_link = (job.destruction or 0) + LINKS_LIVE
+            if now < last_link:
+                self._store.reserve(job_id, last_link)
+            else:
+                self._store.cleared(job_id, job, forget=True)
         else:
-            self._store.remove(job_id)
+            if job.phase is Phase.ARCHIVED:
+                self._objects.delete(job.prefix)
+            self._store.cleared(job_id, job)

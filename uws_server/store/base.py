@@ -19,7 +19,7 @@ class Due(Enum):
     DEADLINE = "deadline"  # executing jobs, by the end of their execution duration
     CLAIM = "claim"  # claimed jobs, by the lapse of the claim
     STOP = "stop"  # attempts to be stopped, by the instant of the wish
-    CLEARANCE = "clearance"  # deleted jobs, by the instant of the deletion
+    CLEARANCE = "clearance"  # what may lie in the object store without need, by when to clear it away
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,10 @@ class KeyReused(Exception):
     """The idempotency key was used for another request."""
 
 
+class ReservationLapsed(Exception):
+    """A job's content was longer on its way than it was reserved for, and may be cleared away by now."""
+
+
 class StoreUnavailable(Exception):
     """The store does not answer or does not take writes; nothing is known to have changed."""
 
@@ -110,13 +114,14 @@ class JobStore(Protocol):
         """Store a new job. With an idempotency ``key`` used before, the job that was made then.
 
         :raises KeyReused: the key stands for a request with another fingerprint.
+        :raises ReservationLapsed: it has uploads, and `reserve` was for too short a time.
         """
 
     def get(self, job_id: str) -> Job | None:
         """The job, deleted ones included until they are removed; None when there is none."""
 
     def get_many(self, job_ids: Sequence[str]) -> list[Job | None]:
-        """As `get`, in one round trip."""
+        """As `get`, in one round trip; None also for a record that cannot be read, which is logged."""
 
     def select(self, selection: Selection) -> list[Job]:
         """The newest jobs of a selection, newest first. Parameters and results may be left out."""
@@ -130,16 +135,16 @@ class JobStore(Protocol):
         """
 
     def reserve(self, job_id: str, until: Instant) -> None:
-        """Note that content may lie under a job that is not created yet.
+        """Note that the content of a job is to be cleared away from ``until`` on.
 
-        Unless `create` follows, the id is due for CLEARANCE at ``until``.
+        It may be a job that is not created yet: `create` takes the note away, in time or not at all.
         """
 
-    def unreserve(self, job_id: str) -> None:
-        """Take back what `reserve` noted."""
+    def cleared(self, job_id: str, seen: Job | None, *, forget: bool = False) -> bool:
+        """Take away the note for CLEARANCE, and with ``forget`` the job's record.
 
-    def remove(self, job_id: str) -> None:
-        """Forget a deleted job, or a reserved id, for good."""
+        False, with nothing done, when the job is not as it was ``seen`` (None: there was none).
+        """
 
     def claim(self, site: str, capacity: Capacity, seconds: float) -> str | None:
         """Take the next job that fits from the site's waiting lines, for ``seconds``.
@@ -159,11 +164,11 @@ class JobStore(Protocol):
         :return: None when all of it was counted; else which one of ``planned`` is over the quota.
         """
 
+    def now(self) -> Instant:
+        """The store's own time, which all who work from its time-ordered indexes share."""
+
     def due(self, what: Due, now: Instant, site: str = "", limit: int = 100) -> list[str]:
         """The ids of jobs whose time has come, earliest first; for STOP those of one site."""
-
-    def next_due(self) -> Instant | None:
-        """The earliest instant in any of the time-ordered indexes but STOP, whose entries are always due."""
 
     def waiting(self, site: str) -> int:
         """How many owners have jobs in the site's waiting lines; 0 = nothing to start."""

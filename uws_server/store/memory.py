@@ -20,6 +20,7 @@ from uws_server.store.base import (
     Lease,
     Planned,
     Quota,
+    ReservationLapsed,
     Selection,
 )
 
@@ -49,17 +50,21 @@ class MemoryStore:
     def create(self, job: Job, key: str = "", fingerprint: str = "") -> Job:
         """See `JobStore.create`."""
         with self._guard:
+            if job.id in self._jobs:
+                return job
+            known = self._keys.get((job.owner, job.service, key)) if key else None
+            if known is not None:
+                stored = self._jobs.get(known[0])
+                if known[1] != fingerprint or stored is None:
+                    raise KeyReused(key)
+                return stored
+            if any(parameter.upload for parameter in job.parameters):
+                if self._clearance.get(job.id, 0) <= self._clock():
+                    raise ReservationLapsed(job.id)
+                del self._clearance[job.id]
             if key:
-                known = self._keys.get((job.owner, job.service, key))
-                if known is not None:
-                    stored = self._jobs.get(known[0])
-                    if known[1] != fingerprint or stored is None:
-                        raise KeyReused(key)
-                    return stored
                 self._keys[job.owner, job.service, key] = (job.id, fingerprint)
             self._put(None, job)
-            if any(parameter.upload for parameter in job.parameters):
-                self._clearance.pop(job.id, None)
             return job
 
     def get(self, job_id: str) -> Job | None:
@@ -110,7 +115,9 @@ class MemoryStore:
         if after.workload is Workload.NONE or (before and before.attempt != after.attempt):
             self._sizes.pop(after.id, None)
             self._logs.pop(after.id, None)
-        if after.deleted and not (before and before.deleted):
+        newly_deleted = after.deleted and not (before and before.deleted)
+        newly_archived = after.phase is Phase.ARCHIVED and not (before and before.phase is Phase.ARCHIVED)
+        if newly_deleted or newly_archived:
             self._clearance[after.id] = 0
         if before is None or before.phase is not after.phase or before.deleted != after.deleted:
             self._tell(after, "phase")
@@ -133,19 +140,18 @@ class MemoryStore:
         with self._guard:
             self._clearance[job_id] = until
 
-    def unreserve(self, job_id: str) -> None:
-        """See `JobStore.unreserve`."""
+    def cleared(self, job_id: str, seen: Job | None, *, forget: bool = False) -> bool:
+        """See `JobStore.cleared`."""
         with self._guard:
+            stored = self._jobs.get(job_id)
+            if (stored.version if stored else None) != (seen.version if seen else None):
+                return False
             self._clearance.pop(job_id, None)
-
-    def remove(self, job_id: str) -> None:
-        """See `JobStore.remove`."""
-        with self._guard:
-            self._jobs.pop(job_id, None)
-            self._clearance.pop(job_id, None)
-            self._claims.pop(job_id, None)
-            self._sizes.pop(job_id, None)
-            self._logs.pop(job_id, None)
+            if forget:
+                self._jobs.pop(job_id, None)
+                self._sizes.pop(job_id, None)
+                self._logs.pop(job_id, None)
+            return True
 
     def claim(self, site: str, capacity: Capacity, seconds: float) -> str | None:
         """See `JobStore.claim`."""
@@ -211,17 +217,9 @@ class MemoryStore:
             :limit
         ]
 
-    def next_due(self) -> Instant | None:
-        """See `JobStore.next_due`."""
-        with self._guard:
-            return min(
-                (
-                    at
-                    for what in (Due.DESTRUCTION, Due.DEADLINE, Due.CLAIM, Due.CLEARANCE)
-                    for at in self._times(what, "").values()
-                ),
-                default=None,
-            )
+    def now(self) -> Instant:
+        """See `JobStore.now`."""
+        return self._clock()
 
     def _times(self, what: Due, site: str) -> dict[str, Instant]:
         jobs = self._jobs.values()
@@ -241,7 +239,8 @@ class MemoryStore:
         return {
             job.id: job.destruction
             for job in jobs
-            if job.destruction is not None and not job.deleted and job.phase is not Phase.ARCHIVED
+            if job.destruction is not None
+            and not (job.deleted or job.phase is Phase.ARCHIVED or job.finalising)
         }
 
     def waiting(self, site: str) -> int:

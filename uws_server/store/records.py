@@ -14,9 +14,6 @@ from typing import Any
 from uws_server.domain.job import ErrorSummary, Job, Parameter, Result, Upload, Workload
 from uws_server.domain.phase import Phase
 
-SCHEMA = 1
-"""Grows when records change their form; kept in the store so that an upgrade can tell."""
-
 
 class Unreadable(Exception):
     """A record that this release cannot read."""
@@ -43,6 +40,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "site": ("i", str),
     "workload": ("w", _WORKLOADS.__getitem__),
     "attempt": ("n", int),
+    "lapses": ("l", int),
     "cpu_milli": ("k", int),
     "memory_bytes": ("m", int),
     "template": ("t", str),
@@ -74,7 +72,7 @@ def spec(job: Job) -> str:
         [
             [p.name, p.value]
             if p.upload is None
-            else [p.name, p.value, [p.upload.size, p.upload.sha256, p.upload.media_type]]
+            else [p.name, p.value, [p.upload.size, p.upload.sha256, p.upload.media_type, p.upload.key]]
             for p in job.parameters
         ],
         separators=(",", ":"),

@@ -22,6 +22,7 @@ together or not at all. Cost in Redis calls: `create` 1, `get` 1, `change` 1, `c
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
@@ -45,10 +46,13 @@ from uws_server.store.base import (
     Lease,
     Planned,
     Quota,
+    ReservationLapsed,
     Selection,
     StoreUnavailable,
 )
 from uws_server.store.connections import Connections, Script
+
+log = logging.getLogger(__name__)
 
 _PREFIX = "uws:"
 _EVENTS = _PREFIX + "events"
@@ -137,7 +141,7 @@ def _moves(before: Job | None, after: Job) -> Iterator[Command]:
     ):
         if then != at:
             yield ("ZREM", _due(what), after.id) if at is None else ("ZADD", _due(what), at, after.id)
-    if after.deleted and not (before and before.deleted):
+    if _over(after) and _over(after) != _over(before):
         yield "ZADD", _due(Due.CLEARANCE), 0, after.id
     if kind := _kind(before, after):
         yield (
@@ -170,7 +174,15 @@ def _entering(workload: Workload, job: Job) -> Iterator[Command]:
 
 
 def _destruction(job: Job | None) -> Instant | None:
-    return None if job is None or job.deleted or job.phase is Phase.ARCHIVED else job.destruction
+    # What is to be stopped first is not due meanwhile, lest it keep back those that are.
+    return None if job is None or _over(job) or job.finalising else job.destruction
+
+
+def _over(job: Job | None) -> str:
+    """What has become of a job whose content is to be cleared away, '' for any other."""
+    if job is None:
+        return ""
+    return "deleted" if job.deleted else "archived" if job.phase is Phase.ARCHIVED else ""
 
 
 def _kind(before: Job | None, after: Job) -> str:
@@ -217,6 +229,14 @@ def _reached() -> Iterator[None]:
         raise
 
 
+def _readable(job_id: str, written: dict[str, str], *texts: str | None) -> Job | None:
+    try:
+        return records.job(job_id, written, *texts)
+    except records.Unreadable:
+        log.exception("one record is passed over")
+        return None
+
+
 class RedisStore:
     """Jobs in one Redis. Thread-safe, and fit for gevent; each thread uses a connection of its own."""
 
@@ -236,6 +256,7 @@ class RedisStore:
         self._claim = self._script("claim")
         self._report = self._script("report")
         self._count = self._script("count")
+        self._cleared = self._script("cleared")
         self._lease = self._script("lease")
         self._release = self._script("release")
         self._select = self._script("select")
@@ -255,12 +276,19 @@ class RedisStore:
     def create(self, job: Job, key: str = "", fingerprint: str = "") -> Job:
         """See `JobStore.create`."""
         digest = hashlib.sha256(repr((job.owner, job.service, key)).encode()).hexdigest()
-        keys = [_job(job.id), f"{_PREFIX}i:{digest}" if key else ""]
+        reserved = any(parameter.upload for parameter in job.parameters)
+        keys = [
+            _job(job.id),
+            f"{_PREFIX}i:{digest}" if key else "",
+            _due(Due.CLEARANCE) if reserved else "",
+        ]
         words = [job.id, fingerprint or "-", _KEY_SECONDS, *self.creation(job)]
         with _reached():
             stored_id = self._create(keys, words)
         if stored_id == job.id:
             return job
+        if stored_id == "!":
+            raise ReservationLapsed(job.id)
         stored = self.get(stored_id) if stored_id else None
         if stored is None:
             # Also when the job made then was deleted since: it cannot be given again.
@@ -270,10 +298,7 @@ class RedisStore:
     @staticmethod
     def creation(job: Job) -> list[str | int]:
         """The commands that create a job, each as its length and its words, as the scripts take them."""
-        commands = [*_writes(None, job), *_moves(None, job)]
-        if any(parameter.upload for parameter in job.parameters):
-            commands.append(("ZREM", _due(Due.CLEARANCE), job.id))  # what `reserve` noted
-        return list(_words(commands))
+        return list(_words([*_writes(None, job), *_moves(None, job)]))
 
     def get(self, job_id: str) -> Job | None:
         """See `JobStore.get`. A script, since that is one command and half the work of a pipeline."""
@@ -289,7 +314,7 @@ class RedisStore:
                 pipe.mget(_spec(job_id), _outcome(job_id))
             replies = pipe.execute()
         return [
-            records.job(job_id, written, *texts) if written else None
+            _readable(job_id, written, *texts) if written else None
             for job_id, written, texts in zip(job_ids, replies[::2], replies[1::2], strict=True)
         ]
 
@@ -324,18 +349,12 @@ class RedisStore:
         with _reached():
             self.client.zadd(_due(Due.CLEARANCE), {job_id: until})
 
-    def unreserve(self, job_id: str) -> None:
-        """See `JobStore.unreserve`."""
+    def cleared(self, job_id: str, seen: Job | None, *, forget: bool = False) -> bool:
+        """See `JobStore.cleared`."""
+        keys = [_due(Due.CLEARANCE), _job(job_id), _spec(job_id), _outcome(job_id), _counts(job_id)]
         with _reached():
-            self.client.zrem(_due(Due.CLEARANCE), job_id)
-
-    def remove(self, job_id: str) -> None:
-        """See `JobStore.remove`."""
-        with _reached(), self.client.pipeline() as pipe:
-            pipe.delete(_job(job_id), _spec(job_id), _outcome(job_id), _counts(job_id))
-            for what in (Due.CLEARANCE, Due.DESTRUCTION, Due.DEADLINE, Due.CLAIM):
-                pipe.zrem(_due(what), job_id)
-            pipe.execute()
+            done = self._cleared(keys, [job_id, "" if seen is None else seen.version, int(forget)])
+        return bool(done)
 
     # -- work --------------------------------------------------------------------------------------
 
@@ -379,13 +398,11 @@ class RedisStore:
             found = self.client.zrange(_due(what, site), "-inf", now, byscore=True, offset=0, num=limit)
         return [str(job_id) for job_id in found]
 
-    def next_due(self) -> Instant | None:
-        """See `JobStore.next_due`."""
-        with _reached(), self.client.pipeline(transaction=False) as pipe:
-            for what in (Due.DESTRUCTION, Due.DEADLINE, Due.CLAIM, Due.CLEARANCE):
-                pipe.zrange(_due(what), 0, 0, withscores=True)
-            scores = [int(entries[0][1]) for entries in pipe.execute() if entries]
-        return min(scores, default=None)
+    def now(self) -> Instant:
+        """See `JobStore.now`."""
+        with _reached():
+            seconds, microseconds = self._connections.call("TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000
 
     def waiting(self, site: str) -> int:
         """See `JobStore.waiting`."""
