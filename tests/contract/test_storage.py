@@ -487,6 +487,26 @@ def test_descriptors_are_given_back(files: FileStore) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before < soft
 
 
+def test_descriptors_are_given_back_at_once_among_greenlets(tmp_path: Path) -> None:
+    script = f"""
+from gevent import monkey, get_hub
+monkey.patch_all()
+import resource
+from pathlib import Path
+from uws_server.storage.file import FileStore
+from uws_server.storage.links import Links
+
+get_hub()
+store = FileStore(Path({str(tmp_path)!r}), Links(b"s" * 32))
+store.put("a/b/c/d", b"x")
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+for _ in range(200):
+    assert store.head("a/b/c/d").size == 1
+    assert b"".join(store.read("a/b/c/d")) == b"x"
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
 def test_a_store_that_cannot_be_made(tmp_path: Path, links: Links) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises((StorageUnavailable, NotADirectoryError)):

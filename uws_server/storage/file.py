@@ -19,11 +19,15 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from posix import close as _close
 from typing import Literal
 
 from uws_server.storage.base import Aside, NotStored, StorageUnavailable, Stored, TooLong, directly
 from uws_server.storage.keys import segments
 from uws_server.storage.links import Links
+
+# `_close` is the system's own: gevent's `os.close` keeps a directory open until its loop comes round, so that
+# whoever looks at some thousand objects in a row runs out of descriptors.
 
 CHUNK = 256 * 1024
 _SYNC_EVERY = 32 * 1024**2
@@ -48,7 +52,7 @@ class FileStore:
     def __del__(self) -> None:
         for name in ("_objects", "_tmp"):
             if hasattr(self, name):
-                os.close(getattr(self, name))
+                _close(getattr(self, name))
 
     def put(self, key: str, content: bytes | Iterable[bytes], limit: int | None = None) -> Stored:
         """See `ObjectStore.put`."""
@@ -65,7 +69,7 @@ class FileStore:
                     self._name(temporary, path)
                     return _stored(key, os.fstat(file))
             finally:
-                os.close(file)
+                _close(file)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=self._tmp)
@@ -84,7 +88,7 @@ class FileStore:
         try:
             return _stored(key, os.fstat(file))
         finally:
-            os.close(file)
+            _close(file)
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """See `ObjectStore.list`."""
@@ -105,7 +109,7 @@ class FileStore:
                 _remove(parent, name)
                 self._aside(lambda: os.fsync(parent))
             finally:
-                os.close(parent)
+                _close(parent)
             self._prune(tuple(above))
 
     def sign(self, method: Literal["GET", "PUT"], key: str, seconds: int, limit: int | None = None) -> str:
@@ -156,14 +160,14 @@ class FileStore:
     def _make(self, path: tuple[str, ...], descriptors: ExitStack) -> tuple[int, ...]:
         """Make what is missing of a directory; descriptors of those that got a new entry, and of itself."""
         directory = os.dup(self._objects)
-        descriptors.callback(os.close, directory)
+        descriptors.callback(_close, directory)
         changed = []
         for name in path:
             with suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=directory)
                 changed.append(directory)
             directory = os.open(name, _DIRECTORY, dir_fd=directory)
-            descriptors.callback(os.close, directory)
+            descriptors.callback(_close, directory)
         return (*changed, directory)
 
     def _directory(self, path: tuple[str, ...]) -> int:
@@ -173,7 +177,7 @@ class FileStore:
             try:
                 below = os.open(name, _DIRECTORY, dir_fd=directory)
             finally:
-                os.close(directory)
+                _close(directory)
             directory = below
         return directory
 
@@ -188,7 +192,7 @@ class FileStore:
                         name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
                     )
                 finally:
-                    os.close(directory)
+                    _close(directory)
             except (FileNotFoundError, NotADirectoryError):
                 raise NotStored(key) from None
             except OSError as error:
@@ -196,7 +200,7 @@ class FileStore:
                     raise NotStored(key) from None
                 raise
             if not stat.S_ISREG(os.fstat(file).st_mode):
-                os.close(file)
+                _close(file)
                 raise NotStored(key)
             return file
 
@@ -210,7 +214,7 @@ class FileStore:
             except OSError:  # not empty, or gone already
                 return
             finally:
-                os.close(parent)
+                _close(parent)
             path = tuple(above)
 
 
@@ -238,7 +242,7 @@ class _Chunks:
     def close(self) -> None:
         """Let go of the file."""
         if self._file >= 0:
-            os.close(self._file)
+            _close(self._file)
             self._file = -1
 
     __del__ = close
@@ -298,7 +302,7 @@ def _walk(top: int, prefix: str) -> Iterator[Stored]:
             with suppress(FileNotFoundError, NotADirectoryError):
                 yield from _walk(os.open(name, _DIRECTORY, dir_fd=top), f"{prefix}{name}/")
     finally:
-        os.close(top)
+        _close(top)
 
 
 def _remove(parent: int, name: str) -> None:
@@ -330,4 +334,4 @@ def _empty(directory: int) -> None:
         for name in names:
             _remove(directory, name)
     finally:
-        os.close(directory)
+        _close(directory)
