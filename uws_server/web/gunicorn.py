@@ -40,6 +40,8 @@ keepalive = _settings.web.idle_seconds
 limit_request_line = _settings.limits.request_line
 limit_request_fields = _settings.limits.header_fields
 limit_request_field_size = _settings.limits.header_field
+# Headers that could move the application to another path: `web.base_url` says where we are.
+forwarder_headers = ""
 control_socket_disable = True
 accesslog = None
 logger_class = "uws_server.web.worker.QuietLog"
