@@ -19,6 +19,7 @@ from uws_server.store.base import Capacity
 
 if TYPE_CHECKING:
     from job_templates.catalog import Catalog
+    from uws_server.auth.base import Authenticator
     from uws_server.domain.job import Job
     from uws_server.queue.rq import RqQueue
     from uws_server.service.changes import Changes
@@ -130,6 +131,13 @@ class Services:
             return catalog.load(templates.directories, templates.shipped)
         except catalog.TemplateErrors as error:
             raise BadConfig(str(error)) from error
+
+    @cached_property
+    def authenticator(self) -> Authenticator:
+        """Who is asking; for now there is one way to tell."""
+        from uws_server.auth.anonymous import Anonymous
+
+        return Anonymous()
 
     @cached_property
     def changes(self) -> Changes:

@@ -13,10 +13,10 @@ import xmlschema
 from flask import Flask
 from flask.testing import FlaskClient
 from lxml import etree
-from werkzeug.datastructures import Headers
 from werkzeug.test import TestResponse
 
 from job_templates.catalog import Catalog, load
+from uws_server.auth.base import Header
 from uws_server.domain import events
 from uws_server.domain.caller import Caller
 from uws_server.domain.job import ErrorSummary, Job, Parameter, Result, Upload
@@ -66,9 +66,11 @@ def catalog() -> Catalog:
     return load([Path(__file__).with_name("templates")])
 
 
-def by_header(headers: Headers) -> Caller:
+class ByHeader:
     """Whoever the header X-User names; the way callers are told apart in these tests."""
-    return Caller(headers.get("X-User", ""))
+
+    def authenticate(self, header: Header) -> Caller:
+        return Caller(header("X-User") or "")
 
 
 @dataclass
@@ -115,7 +117,7 @@ class World:
             links=self.links,
             base_url=self.base_url,
             bounds=self.bounds,
-            authenticate=by_header,
+            authenticator=ByHeader(),
             draining=lambda: self.draining,
             redirect_bytes=self.redirect_bytes,
         )

@@ -1,17 +1,16 @@
-"""Everybody is nobody: for one's own machine, where whoever reaches the port may do everything."""
+"""For one's own machine: whoever reaches the port may do everything, and nobody is asked who they are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from uws_server.auth.base import Header
 from uws_server.domain.caller import Caller
 
 _NOBODY = Caller()
 
 
 class Anonymous:
-    """All callers are one anonymous caller, with whatever credentials they come."""
+    """All callers are the one anonymous caller, with whatever credentials they come (UWS-19)."""
 
-    def authenticate(self, headers: Mapping[str, str]) -> Caller:
-        """Nobody in particular (UWS-19)."""
+    def authenticate(self, header: Header) -> Caller:
+        """See `Authenticator.authenticate`."""
         return _NOBODY

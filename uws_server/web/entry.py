@@ -68,6 +68,7 @@ def parts_of(services: Services, settings: Settings) -> Parts:
             wait_seconds=settings.web.wait_seconds,
         ),
         redirect_bytes=0 if settings.objects_url.startswith(_OWN_SCHEMES) else _REDIRECT_BYTES,
+        authenticator=services.authenticator,
         draining=Draining(services),
     )
 

@@ -30,7 +30,7 @@ def results_blueprint(parts: Parts) -> Blueprint:
 
     @blueprint.route("/<path:result_id>", methods=["GET"], provide_automatic_options=False)
     def result(service: str, job_id: str, result_id: str) -> Response:
-        job = parts.jobs.get(parts.authenticate(request.headers), service, job_id)
+        job = parts.jobs.get(parts.authenticator.authenticate(request.headers.get), service, job_id)
         found = parts.results.find(job, result_id)
         if _from_store(parts, found):
             return redirect(parts.objects.sign("GET", found.stored.key, _LINK_SECONDS))

@@ -322,7 +322,7 @@ class JobResources:
 
     def caller(self) -> Caller:
         """Who makes the current request."""
-        return self._parts.authenticate(request.headers)
+        return self._parts.authenticator.authenticate(request.headers.get)
 
     def addresses(self) -> Addresses:
         """Addresses as the current client is to see them."""

@@ -5,21 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from werkzeug.datastructures import Headers
-
 from job_templates.catalog import Catalog
-from uws_server.domain.caller import Caller
+from uws_server.auth.anonymous import Anonymous
+from uws_server.auth.base import Authenticator
 from uws_server.service.door import Door
 from uws_server.service.jobs import Jobs
 from uws_server.service.results import Results
 from uws_server.storage.base import ObjectStore
 from uws_server.storage.links import Links
 from uws_server.store.base import JobStore
-
-
-def anonymous(_: Headers) -> Caller:
-    """Nobody has to say who they are."""
-    return Caller()
 
 
 def _never() -> bool:
@@ -44,7 +38,7 @@ class Bounds:
 class Parts:
     """The edge's surroundings. ``base_url`` is "" to take scheme and host from each request.
 
-    ``authenticate`` finds the caller from a request's headers. ``draining`` says that the server is
+    ``authenticator`` finds the caller of a request. ``draining`` says that the server is
     about to stop and takes no new jobs. ``redirect_bytes`` is the size from which a result that no
     browser would run is fetched from the object store itself; 0 streams everything.
     """
@@ -58,6 +52,6 @@ class Parts:
     links: Links
     base_url: str = ""
     bounds: Bounds = field(default_factory=Bounds)
-    authenticate: Callable[[Headers], Caller] = anonymous
+    authenticator: Authenticator = field(default_factory=Anonymous)
     draining: Callable[[], bool] = _never
     redirect_bytes: int = 0
