@@ -312,3 +312,54 @@ def test_without_its_token_an_agent_is_nobody(
     assert response.status_code == 401
     form = client.post(f"/agent/v1/{path}", data={"a": "b"}, headers=attempt["headers"])
     assert form.status_code == 415
+
+
+@covers("3:bad-path", "3:agent-outputs")
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("name", "results/../../x"),
+        ("name", "results//x"),
+        ("name", "results/\ud800"),
+        ("name", "results/a\x85b"),
+        ("name", "results/" + "a" * 300),
+        ("name", "results/" + "a/" * 80 + "a"),
+        ("name", "manifest.json"),
+        ("name", None),
+        ("size", float("inf")),
+        ("size", float("nan")),
+        ("size", 2**70),
+        ("size", -1),
+        ("size", True),
+        ("size", "3"),
+        ("id", "../../x"),
+        ("id", ""),
+        ("id", "a\r\nX: y"),
+        ("media_type", "text/html\r\nX-Evil: 1"),
+        ("media_type", "html"),
+        ("media_type", "text/\u20ac"),
+        ("sha256", '"\r\nX: y'),
+        (None, None),
+    ],
+)
+def test_a_manifest_is_not_trusted(
+    client: Client, world: World, attempt: dict[str, Any], member: str | None, value: Any
+) -> None:
+    job = attempt["job"]
+    headers = {**attempt["headers"], "Content-Type": "application/json"}
+    world.objects.put(f"{job.attempt_prefix}/results/t", b"abc")
+    entry = {"id": "t", "name": "results/t", "size": 3, "media_type": "text/plain", "sha256": "0" * 64}
+    results: list[Any] = [{**entry, member: value} if member else "no object"]
+    manifest = {"version": 1, "job": job.id, "attempt": 1, "logs": None, "results": results}
+    refused = client.post("/agent/v1/manifest", data=json.dumps(manifest), headers=headers)
+    assert refused.status_code == 400, refused.text
+    for logs in ({"stdout": float("inf"), "stderr": 0}, {"stdout": 0, "stderr": -1}, {"stdout": 0}, [1]):
+        manifest |= {"results": [entry], "logs": logs}
+        refused = client.post("/agent/v1/manifest", data=json.dumps(manifest), headers=headers)
+        assert refused.status_code == 400, refused.text
+    assert [one.key for one in world.objects.list(f"{job.attempt_prefix}/manifest.json")] == []
+    manifest |= {"logs": None, "results": [{**entry, "id": f"t{n}"} for n in range(1001)]}
+    too_many = client.post("/agent/v1/manifest", data=json.dumps(manifest), headers=headers)
+    assert too_many.status_code == 413
+    manifest |= {"results": [entry]}
+    assert client.post("/agent/v1/manifest", data=json.dumps(manifest), headers=headers).status_code == 204

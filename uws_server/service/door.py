@@ -30,7 +30,11 @@ from uws_server.storage.base import NotStored, ObjectStore
 from uws_server.store.base import JobStore, Planned, Quota
 
 MANIFEST = "manifest.json"
-_NAME = re.compile(r"(?:logs/(?:stdout|stderr)/\d{15}|results/[^\x00-\x1f\x7f]{1,900})")
+_NAME = re.compile(r"(?:logs/(?:stdout|stderr)/[0-9]{15}|results/[^\x00-\x1f\x7f]{1,900})")
+_RESULT_ID = re.compile(r"[A-Za-z0-9._-]{1,255}")  # goes into addresses and XML attributes
+_MEDIA_TYPE = re.compile(r"[!-~]{1,100}/[!-~][ -~]{0,200}")  # goes into a header
+_SHA256 = re.compile(r"[0-9a-f]{0,64}")
+_MOST = 2**63 - 1  # bytes that a size in the XML can say
 _LINKS = 100
 _LINK_SECONDS = 60
 LONGEST_LINK = 3600
@@ -168,10 +172,13 @@ class Door:
         if (manifest.get("job"), manifest.get("attempt")) != (job.id, attempt):
             raise BadRequest("the manifest is of another attempt")
         results, _ = read_manifest(manifest)
+        most = self._limits(job).output_files
+        if len(results) > most:
+            raise TooLarge(f"{len(results)} results are more than the {most} that the job may have")
         for result in results:
             try:
                 size = self._objects.head(f"{prefix}/{result.name}").size
-            except NotStored:
+            except (NotStored, ValueError):  # or cannot have been, under such a name
                 raise BadRequest(f"result {result.id!r} is in the manifest but was not stored") from None
             if size != result.size:
                 raise BadRequest(f"result {result.id!r} has {size} bytes stored, not {result.size}")
@@ -200,24 +207,40 @@ def read_manifest(manifest: Mapping[str, Any]) -> tuple[tuple[Result, ...], tupl
     try:
         results = tuple(
             Result(
-                str(item["id"]),
-                str(item["name"]),
-                int(item["size"]),
-                str(item["media_type"]),
-                str(item["sha256"]),
+                _text(item["id"], _RESULT_ID),
+                _text(item["name"], _NAME),
+                _size(item["size"]),
+                _text(item["media_type"], _MEDIA_TYPE),
+                _text(item["sha256"], _SHA256),
             )
             for item in manifest["results"]
         )
         logs = manifest.get("logs")
-        sizes = (int(logs["stdout"]), int(logs["stderr"])) if logs else None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadRequest(f"not a manifest: {error!r}") from error
+        sizes = (_size(logs["stdout"]), _size(logs["stderr"])) if logs else None
+    except KeyError as error:
+        raise BadRequest(f"not a manifest: {str(error)[:80]} is missing") from None
+    except (TypeError, AttributeError):
+        raise BadRequest("not a manifest: a list or an object is of another type") from None
+    except ValueError as error:
+        raise BadRequest(f"not a manifest: {error}") from None
     if len({result.id for result in results}) != len(results):
         raise BadRequest("not a manifest: two results have the same id")
     for result in results:
-        if not result.name.startswith("results/") or _NAME.fullmatch(result.name) is None:
+        if not result.name.startswith("results/"):
             raise BadRequest(f"not a manifest: {result.name[:80]!r} is no name of a result")
     return results, sizes
+
+
+def _text(value: object, shape: re.Pattern[str]) -> str:
+    if not isinstance(value, str) or shape.fullmatch(value) is None:
+        raise ValueError(f"{str(value)[:80]!r} does not fit {shape.pattern}")
+    return value
+
+
+def _size(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= _MOST:
+        raise ValueError(f"{str(value)[:40]!r} is no number of bytes")
+    return value
 
 
 def load_manifest(objects: ObjectStore, job: Job) -> tuple[tuple[Result, ...], tuple[int, int] | None] | None:
