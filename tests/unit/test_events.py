@@ -180,3 +180,9 @@ def test_what_cannot_be_started_fails_and_is_stopped_all_the_same() -> None:
     job = advance(after(RUN), Unstartable(1, ERROR), NOW + 3)
     assert (job.phase, job.error, job.ended) == (Phase.ERROR, ERROR, NOW + 3)
     assert job.workload is Workload.STOPPING
+
+
+def test_a_job_that_was_deleted_meanwhile_is_not_run() -> None:
+    deleted = advance(jobs.job(), DeleteRequested(), NOW)
+    with pytest.raises(Forbidden, match="deleted"):
+        advance(deleted, RUN, NOW)

@@ -47,6 +47,8 @@ class RunRequested:
 
     def after(self, job: Job, now: Instant) -> Job:
         """QUEUED, in line (UWS-25)."""
+        if job.deleted:
+            raise Forbidden("the job was deleted")
         if job.phase not in UNSTARTED:
             raise Forbidden(f"a job in phase {job.phase} cannot be run; only PENDING and HELD ones can")
         return _to(
