@@ -1,7 +1,9 @@
 """The agent's way to the server: one token, links bought for single objects, and patience.
 
 The web may restart at any time and a store may be slow: a call that fails for such a reason is
-made again until the patience or the deadline ends. Only a clear refusal is an answer.
+made again until the patience or the deadline ends. Only a clear refusal is an answer, and only our
+own door can say that an attempt is fenced off: a proxy in front of a web that is just being started
+answers 404 as well, and whoever takes its word gives up a job that is done.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ _ANSWER = 30.0  # s
 _LONGEST_PAUSE = 5.0  # s, without the server's own word
 _LONGEST_RETRY_AFTER = 60.0  # s
 _EXPIRED_LINKS = 3
+_FENCED_HEADER = "UWS-Fenced"  # on the answers of `uws_server.web.agent` alone
+_FENCED_VALUE = "attempt"
+_FOREIGN = frozenset({401, 403, 404})  # without that header: of anybody on the way to the door
 
 
 class Fenced(Exception):
@@ -174,7 +179,7 @@ class Door:
     def _post(self, path: str, body: dict[str, Any]) -> urllib3.BaseHTTPResponse:
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         answer = self._request("POST", self._base + path, json.dumps(body).encode(), headers)
-        if answer.status in {403, 404}:
+        if answer.status in {403, 404} and _is_our_doors(answer):
             raise Fenced(_sentence(answer))
         return answer
 
@@ -235,7 +240,13 @@ def _check(answer: urllib3.BaseHTTPResponse) -> bool:
         return False
     if answer.status in {408, 425, 429} or answer.status >= 500:
         return True
+    if answer.status in _FOREIGN and not _is_our_doors(answer):
+        return True
     raise Refused(f"{answer.status}: {_sentence(answer)}")
+
+
+def _is_our_doors(answer: urllib3.BaseHTTPResponse) -> bool:
+    return answer.headers.get(_FENCED_HEADER) == _FENCED_VALUE
 
 
 def _sentence(answer: urllib3.BaseHTTPResponse) -> str:

@@ -28,6 +28,7 @@ from uws_server.web.storage import storage_blueprint
 
 JOB = "0" + "a" * 25
 TOKEN = f"{JOB}.1.0123abcd"
+OURS = {"UWS-Fenced": "attempt"}  # by which the agent knows the door's own word
 Fault = Callable[[str], Response | None]
 
 
@@ -105,7 +106,7 @@ class DoorDouble:
             with self.lock:
                 self.puts.append((request.path.partition("/1/")[2], request.content_length or 0))
         elif request.path.startswith("/agent/") and request.headers["Authorization"] != f"Bearer {TOKEN}":
-            return Response("The token is not right.\n", 401)
+            return Response("The token is not right.\n", 401, OURS)
         return None
 
     def _links(self) -> Response:

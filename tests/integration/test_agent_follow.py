@@ -19,7 +19,7 @@ from flask import Response
 
 from runners.attempt_dir import FENCED, STAGE_OUT_FAILED
 from runners.capped_log import CappedLog
-from tests.integration.agent_door import JOB, Attempt, DoorDouble, ended, kill, serving, until
+from tests.integration.agent_door import JOB, OURS, Attempt, DoorDouble, ended, kill, serving, until
 from uws_server.domain.runspec import Limits, Output
 
 MIB = 1024 * 1024
@@ -437,7 +437,7 @@ def test_killed_again_and_again(door: DoorDouble, port: int, tmp_path: Path) -> 
 @pytest.mark.parametrize("status", [403, 404])
 @pytest.mark.parametrize("where", ["links", "progress", "manifest"])
 def test_fenced_off(door: DoorDouble, port: int, tmp_path: Path, status: int, where: str) -> None:
-    door.fault = lambda call: Response("No.\n", status) if call.endswith(where) else None
+    door.fault = lambda call: Response("No.\n", status, OURS) if call.endswith(where) else None
     attempt = Attempt(tmp_path / "a", port)
     (attempt.logs / "stdout").write_text("x")
     (attempt.outputs / "x").write_text("x")
@@ -446,6 +446,52 @@ def test_fenced_off(door: DoorDouble, port: int, tmp_path: Path, status: int, wh
     assert attempt.run("follow") == FENCED
     assert not (attempt.top / "stage-out.json").exists()
     assert door.manifests == []
+
+
+@pytest.mark.covers("3:agent-resume")
+@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("where", ["links", "progress", "manifest", "results/x"])
+def test_a_proxys_word_fences_nobody_off(
+    door: DoorDouble, port: int, tmp_path: Path, status: int, where: str
+) -> None:
+    """Such as of a proxy whose web is being started: the agent asks again until the door answers."""
+    said: list[str] = []
+
+    def fault(call: str) -> Response | None:
+        if call.endswith(where) and len(said) < 3:
+            said.append(call)
+            return Response("<h1>Not here</h1>", status)
+        return None
+
+    door.fault = fault
+    attempt = Attempt(tmp_path / "a", port)
+    (attempt.logs / "stdout").write_text("x")
+    (attempt.outputs / "x").write_text("x")
+    (attempt.uws / "progress").write_text("1 2\n")
+    if where == "progress":
+        agent = attempt.start("follow")
+        until(lambda: door.progress == [(1, 2)])
+        attempt.end()
+        assert ended(agent) == 0
+    else:
+        attempt.end()
+        assert attempt.run("follow") == 0
+    assert len(said) == 3
+    assert door.log("stdout") == b"x"
+    assert [result["name"] for result in door.manifests[0]["results"]] == ["results/x"]
+
+
+def test_a_proxy_that_stays_in_the_way_counts_as_a_door_that_is_away(
+    door: DoorDouble, port: int, tmp_path: Path
+) -> None:
+    door.fault = lambda call: Response("Not here.\n", 404)
+    attempt = Attempt(tmp_path / "a", port, patience_seconds=0.5)
+    (attempt.outputs / "x").write_text("x")
+    attempt.end()
+    assert attempt.run("follow") == STAGE_OUT_FAILED
+    said = attempt.said("stage-out")
+    assert "the server answered 404 for 0 s" in said["message"]
+    assert said["transient"]
 
 
 def test_a_wrong_token_is_said(door: DoorDouble, port: int, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import pytest
 from flask import Response
 
 from runners.attempt_dir import FENCED, STAGE_IN_FAILED
-from tests.integration.agent_door import JOB, Attempt, DoorDouble, ended, kill, serving, until
+from tests.integration.agent_door import JOB, OURS, Attempt, DoorDouble, ended, kill, serving, until
 from uws_server.domain.runspec import Input, Resources
 
 MIB = 1024 * 1024
@@ -612,7 +612,7 @@ def test_an_upload_that_is_not_there(door: DoorDouble, tmp_path: Path) -> None:
 
 
 def test_fenced_off(door: DoorDouble, tmp_path: Path) -> None:
-    door.fault = lambda call: Response("No.\n", 403) if call.endswith("links") else None
+    door.fault = lambda call: Response("No.\n", 403, OURS) if call.endswith("links") else None
     with serving(door.app()) as port:
         attempt = Attempt(tmp_path / "a", port, inputs=[Input("x", "upload:x")])
         assert attempt.run("stage-in") == FENCED

@@ -309,7 +309,7 @@ def test_without_its_token_an_agent_is_nobody(
     client: Client, attempt: dict[str, Any], path: str, body: Any, token: str
 ) -> None:
     response = client.post(f"/agent/v1/{path}", json=body, headers={"Authorization": token})
-    assert response.status_code == 401
+    assert (response.status_code, response.headers["UWS-Fenced"]) == (401, "attempt")
     form = client.post(f"/agent/v1/{path}", data={"a": "b"}, headers=attempt["headers"])
     assert form.status_code == 415
 

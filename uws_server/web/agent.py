@@ -8,13 +8,24 @@ from typing import Any, Literal, TypeVar
 from flask import Blueprint, Response, request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from uws_server.domain.errors import BadRequest, TooLarge, Unauthenticated, WrongType
+from uws_server.domain.errors import (
+    BadRequest,
+    Forbidden,
+    NotFound,
+    Refused,
+    TooLarge,
+    Unauthenticated,
+    WrongType,
+)
 from uws_server.service.door import Wanted
+from uws_server.web.errors import STATUS, refusal
 from uws_server.web.parameters import whole
 from uws_server.web.parts import Parts
 
 _MANIFEST_BYTES = 16 * 1024**2  # a thousand results and more
 _MESSAGE_BYTES = 1024**2
+_FENCED = {"UWS-Fenced": "attempt"}
+"""Tells our own 401, 403 and 404 from a proxy's, by which an agent must not give up its attempt."""
 
 
 class _Message(BaseModel):
@@ -49,6 +60,12 @@ def agent_blueprint(parts: Parts) -> Blueprint:
     """The agents' door."""
     blueprint = Blueprint("agent", __name__, url_prefix="/agent/v1")
     door = parts.door
+
+    @blueprint.errorhandler(Unauthenticated)
+    @blueprint.errorhandler(Forbidden)
+    @blueprint.errorhandler(NotFound)
+    def fenced(error: Refused) -> Response:
+        return refusal(STATUS[type(error)], str(error), _FENCED)
 
     @blueprint.post("/links")
     def links() -> Response:
