@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Flask, Request
+from flask import Flask, Request, request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
@@ -10,6 +10,7 @@ from uws_server.web import errors
 from uws_server.web.agent import agent_blueprint
 from uws_server.web.files import results_blueprint
 from uws_server.web.jobs import JobResources
+from uws_server.web.own_machine import refuse_foreign_pages
 from uws_server.web.parts import Parts
 from uws_server.web.services import services_blueprint
 from uws_server.web.storage import storage_blueprint
@@ -49,6 +50,8 @@ def create_app(parts: Parts) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     errors.register(app)
+    if parts.own_machine:
+        app.before_request(lambda: refuse_foreign_pages(request.environ))
     resources = JobResources(parts)
     app.register_blueprint(resources.blueprint())
     app.register_blueprint(results_blueprint(parts))

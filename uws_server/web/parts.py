@@ -40,7 +40,8 @@ class Parts:
 
     ``authenticator`` finds the caller of a request. ``draining`` says that the server is
     about to stop and takes no new jobs. ``redirect_bytes`` is the size from which a result that no
-    browser would run is fetched from the object store itself; 0 streams everything.
+    browser would run is fetched from the object store itself; 0 streams everything. ``own_machine`` says
+    that only people of this machine are to reach us, and no web pages of others through their browsers.
     """
 
     jobs: Jobs
@@ -55,3 +56,4 @@ class Parts:
     authenticator: Authenticator = field(default_factory=Anonymous)
     draining: Callable[[], bool] = _never
     redirect_bytes: int = 0
+    own_machine: bool = False
