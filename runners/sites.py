@@ -7,7 +7,7 @@ from pathlib import Path
 from runners import site_files
 from runners.base import Runner
 from runners.isolation import Isolation, IsolationError, LocalSettings, probe
-from uws_server.config import BadConfig, Settings, Site, is_loopback
+from uws_server.config import BadConfig, Settings, Site
 
 _LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -32,10 +32,11 @@ def isolation(settings: Settings, name: str) -> Isolation:
         found = probe(local_settings(settings, site(settings, name)))
     except IsolationError as error:
         raise BadConfig(f"sites.{name}: {error}") from error
-    if not found.rule_13 and not is_loopback(settings.web.host):
+    if not found.rule_13 and not settings.own_machine:
+        reached = settings.web.base_url or settings.web.host
         raise BadConfig(
             f"site {name} cannot keep user code from the server's own files and keys, "
-            f"so the server may not listen on {settings.web.host}; {' '.join(found.lacks)}"
+            f"so the server may not be reached at {reached}; {' '.join(found.lacks)}"
         )
     return found
 
@@ -60,12 +61,6 @@ def _directory(settings: Settings, name: str) -> Path:
     return settings.data / "sites" / name
 
 
-def _everybody_is_here(settings: Settings) -> bool:
-    """Whether those who send jobs can reach this machine's loopback anyway."""
-    method: str = settings.auth.method
-    return method == "anonymous" and is_loopback(settings.web.host)
-
-
 def local_settings(settings: Settings, local: Site) -> LocalSettings:
     """What the local runner is to do, from what the site's settings say."""
     data: Path = settings.data.absolute()
@@ -75,7 +70,7 @@ def local_settings(settings: Settings, local: Site) -> LocalSettings:
         uid_last=local.uid_last,
         network=local.network,
         file_inputs=tuple(path.absolute() for path in local.file_inputs),
-        deny_networks=(*local.deny_networks, *(() if _everybody_is_here(settings) else _LOOPBACK)),
+        deny_networks=(*local.deny_networks, *(() if settings.own_machine else _LOOPBACK)),
         read_only=tuple(path.absolute() for path in local.read_only),
         hidden=(data, *(path.absolute() for path in local.hidden)),
     )

@@ -283,6 +283,11 @@ class Settings(_Section):
         return self
 
     @property
+    def own_machine(self) -> bool:
+        """Whether only people of this machine send requests. With a base URL a proxy lets others in."""
+        return self.auth.anonymous == "loopback" and not self.web.base_url
+
+    @property
     def objects_url(self) -> str:
         """The object store's URL, the default one included."""
         return self.objects.url or (self.data / "objects").absolute().as_uri()

@@ -70,8 +70,7 @@ def parts_of(services: Services, settings: Settings) -> Parts:
         redirect_bytes=0 if settings.objects_url.startswith(_OWN_SCHEMES) else _REDIRECT_BYTES,
         authenticator=services.authenticator,
         draining=Draining(services),
-        # With a base URL there is a proxy in front, and others behind it.
-        own_machine=settings.auth.anonymous == "loopback" and not settings.web.base_url,
+        own_machine=settings.own_machine,
     )
 
 
