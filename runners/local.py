@@ -142,6 +142,7 @@ class LocalRunner:
             (site_files.PLAN, plan),
         ):
             site_files.write(str(directory), name, text, durable=False)
+        site_files.reserve(str(directory))
 
     def launch(self, directory: Path, lock: int) -> None:
         """The second half of `start`: spawn the supervisor, which inherits the lock."""
@@ -351,6 +352,7 @@ class LocalRunner:
 
     def _conclude(self, directory: Path, state: State, outcome: dict[str, Any]) -> dict[str, Any]:
         """Write the last word, in a dead or never born supervisor's place."""
+        site_files.give_back(str(directory))  # whoever held it has ended, and the disk may be full
         word = site_files.read(str(directory), site_files.STATE) or {}
         word.update(state=state.value, outcome=outcome)
         if word.get("started"):

@@ -6,6 +6,7 @@ only: the supervisor's start-up time counts.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -24,9 +25,14 @@ LAUNCHED = "launched"  # a supervisor was spawned
 STARTED = "started"  # the user's code is about to run, or ran: never again
 STOP = "stop"  # somebody wants it to end
 STATE = "state.json"
+BALLAST = "ballast"  # room on the disk, given back when the attempt's end is to be written down
 WAKE = "wake"  # the supervisor's datagram socket
 WATCHERS = "watchers"  # directory of the sockets of those who wait for news
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+LAST_ROOM = 64 * 1024  # bytes of the ballast that are kept for the last word
+
+_BALLAST = 1024**2  # bytes; what the agent writes down of a thousand results is half of it
 _SMALL = 1024**2
 _LOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
 
@@ -71,6 +77,44 @@ def write(directory: str, name: str, text: str, *, durable: bool, mode: int = 0o
     os.rename(temporary, f"{directory}/{name}")
     if durable:
         sync(directory)
+
+
+def reserve(directory: str) -> None:
+    """Take the ballast, which no job can write over.
+
+    :raises OSError: ENOSPC or EDQUOT: there is no room for it.
+    """
+    descriptor = os.open(f"{directory}/{BALLAST}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, _BALLAST)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        # A file system that cannot reserve: then a full disk is seen where it is written to.
+    finally:
+        os.close(descriptor)
+
+
+def give_back(directory: str, keep: int = 0) -> None:
+    """Let go of the ballast, but for so many bytes."""
+    try:
+        if keep:
+            os.truncate(f"{directory}/{BALLAST}", keep)
+        else:
+            os.unlink(f"{directory}/{BALLAST}")
+    except FileNotFoundError:
+        pass
+
+
+def is_full(directory: str) -> bool:
+    """Whether the disk, or our share of it, has no room for another ballast. Takes or leaves none."""
+    try:
+        reserve(directory)
+    except OSError as error:
+        return error.errno in FULL
+    finally:
+        give_back(directory)
+    return False
 
 
 def sync(directory: str) -> None:

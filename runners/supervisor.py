@@ -5,6 +5,9 @@ code in its sandbox, enforces the limits, keeps the logs, sees the agent through
 step into state.json. When it is killed the attempt is lost: the kernel kills the user's code with
 it, and the mark `started` makes sure that nobody runs that code again.
 
+A job that fills the disk must not be taken for a fault of the site, which would run it again: room
+for the words about its end is kept from the start.
+
 Standard library and few imports, because its start-up is part of every job's waiting time.
 """
 
@@ -35,6 +38,7 @@ _MEMORY_TICK = 0.1
 _WALK_SLICE = 0.01  # seconds of one piece of such a look
 _STDERR_TAIL = 4096
 _PIPE = 1024**2
+_DISK_FULL = "The site's disk was full when the job's end was to be recorded."
 _TREES: dict[str, type[sandbox.Tree]] = {
     "namespaces": sandbox.NamespaceTree,
     "bubblewrap": sandbox.BubblewrapTree,
@@ -258,10 +262,7 @@ class Supervisor:
                 outcome = self._run_user_code()
                 outcome = self._see_agent_through(outcome)
         except (OSError, sandbox.SandboxError) as error:
-            final = "lost"
-            outcome = ending.outcome(
-                "lost", "The site failed to run the job.", f"{type(error).__name__}: {error}", transient=True
-            )
+            outcome = self._broken_off(error)
         if outcome["cause"] == "lost":
             final = "lost"
         if self._agent is not None and self._agent.running:
@@ -273,6 +274,13 @@ class Supervisor:
         self._tell(final, durable=True, outcome=outcome)
         os.close(self._lock)  # only now is the state final for those who look
         self._ring()
+
+    def _broken_off(self, error: Exception) -> dict[str, Any]:
+        """What to say when we could not go on. Code that has run while the disk filled is not run again."""
+        detail = f"{type(error).__name__}: {error}"
+        if "started" in self._state and isinstance(error, OSError) and error.errno in site_files.FULL:
+            return ending.outcome("out-of-disk", _DISK_FULL, detail)
+        return ending.outcome("lost", "The site failed to run the job.", detail, transient=True)
 
     # -- waiting
 
@@ -313,9 +321,10 @@ class Supervisor:
             try:
                 site_files.write(self._directory, site_files.STATE, text, durable=durable)
                 break
-            except OSError:  # the disk is full: what the attempt wrote may be going just now
+            except OSError:  # the disk is full, for us too: others' files may be going just now
                 if not durable:
                     break  # the next word will do
+                site_files.give_back(self._directory)
                 time.sleep(0.1)
         if not durable:
             self._ring()
@@ -370,7 +379,7 @@ class Supervisor:
     def _run_user_code(self) -> dict[str, Any]:
         tree, pipes = self._spawn()
         mark = {"boot": processes.boot_id(), "leaders": tree.identities()}
-        site_files.write(self._directory, site_files.STARTED, json.dumps(mark), durable=True)
+        self._mark_started(json.dumps(mark))
         site_files.sync(os.path.dirname(self._directory))
         leader = os.pidfd_open(tree.leader)
         self._listen(leader, self._collect)
@@ -394,9 +403,20 @@ class Supervisor:
                 pass
             log.close()
             os.close(pipe)
+        # Nothing of the job writes any more: what follows is for logs/exit, and for the agent.
+        site_files.give_back(self._directory, site_files.LAST_ROOM)
         if "started" not in self._state:
             return ending.outcome("stopped", ending.NEVER_STARTED)
         return self._judge(tree, tree.exit_code(status), limits)
+
+    def _mark_started(self, mark: str) -> None:
+        try:
+            site_files.write(self._directory, site_files.STARTED, mark, durable=True)
+        except OSError as error:
+            if error.errno not in site_files.FULL:
+                raise
+            site_files.give_back(self._directory, site_files.LAST_ROOM)
+            site_files.write(self._directory, site_files.STARTED, mark, durable=True)
 
     def _spawn(self) -> tuple[sandbox.Tree, dict[int, capped_log.CappedLog]]:
         """The user's process at its gate, and the pipes from it with the files they fill."""
@@ -540,6 +560,8 @@ class Supervisor:
             return outcome  # the first reason is the one to tell
         if self._stop_asked:
             return ending.outcome("stopped", "The job was stopped on request.", problem)
+        if site_files.is_full(self._directory):
+            return ending.outcome("out-of-disk", _DISK_FULL, problem, outcome["exit_code"])
         word = self._word_of_agent("stage-out.json")
         return ending.outcome(
             "stage-out",
