@@ -439,7 +439,7 @@ def _reason(error: HTTPError) -> str:
 
 
 def _file_chunks(item: Input, permitted: Sequence[str], hidden: Sequence[str]) -> Iterator[bytes]:
-    """A regular file of this machine, from where the site permits it; never of an attempt, where tokens lie."""
+    """A regular file of this machine, from where the site permits it; never of an attempt, for its tokens."""
     parts = urlsplit(item.source)
     where = f"Input '{item.path}' could not be had from {shown(item.source)}"
     if parts.netloc not in {"", "localhost"} or "\0" in unquote(parts.path):
