@@ -9,6 +9,7 @@ import tempfile
 import time
 import tracemalloc
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from uws_server.web.parts import Bounds
 
 covers = pytest.mark.covers
 FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
 LINE = "\r\n"
 
 
@@ -230,6 +232,37 @@ def test_memory_stays_bounded_whatever_comes(monkeypatch: pytest.MonkeyPatch) ->
     assert response.status_code == 303, response.text
     assert client.json(f"{local(response)}/parameters")[0]["size"] == size
     assert peak < 8 * 1024**2
+
+
+@covers("3:bad-json-bomb", "3:bad-plain-sentence")
+@pytest.mark.parametrize(
+    ("content_type", "body", "status"),
+    [
+        (FORM, b"note=" + b"%41" * 1_200_000, 413),
+        (FORM, b"note=" + b"%F0%9F%98%80" * 300_000, 400),
+        (FORM, b"note=" + b"%80" * 1_000_000, 400),
+        (JSON, b'{"parameters": {"note": [' + b"{}," * 2_000_000 + b"0]}}", 413),
+        (JSON, b'{"parameters": {"note": [' + b"0," * 3_000_000 + b"0]}}", 413),
+        (JSON, b'{"parameters": {' + b",".join(b'"%d":1' % n for n in range(600_000)) + b"}}", 413),
+    ],
+)
+def test_what_grows_when_read_is_refused_in_little_memory(
+    client: Client, content_type: str, body: bytes, status: int
+) -> None:
+    tracemalloc.start()
+    try:
+        response = send(client, body, content_type)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert response.status_code == status, response.text
+    assert peak < 5 * len(body)
+
+
+def test_long_escaped_values_come_through(client: Client) -> None:
+    text = "".join(chr(0x100 + n % 0x1000) for n in range(90_000)) + "+%&= é"
+    path = local(send(client, urlencode({"scale": "1", "query": text}).encode(), FORM))
+    assert client.get(f"{path}/parameters/query").get_data(as_text=True) == text
 
 
 def test_many_parts_cost_no_more_memory_than_one(client: Client) -> None:

@@ -88,7 +88,11 @@ class Door:
         self._most_bytes = most_bytes
         self._limits = limits
 
-    def _attempt(self, token: str) -> tuple[Job, int]:
+    def verify(self, token: str) -> tuple[str, int]:
+        """Job and attempt that a token of ours is for; whether they still count is not looked at.
+
+        :raises Unauthenticated: it is none.
+        """
         job_id, _, rest = token.partition(".")
         number, _, _ = rest.partition(".")
         if not number.isascii() or not number.isdigit() or len(number) > 6:
@@ -96,6 +100,10 @@ class Door:
         attempt = int(number)
         if not hmac.compare_digest(token.encode(), agent_token(self._secret, job_id, attempt).encode()):
             raise Unauthenticated("this is no token of an attempt")
+        return job_id, attempt
+
+    def _attempt(self, token: str) -> tuple[Job, int]:
+        job_id, attempt = self.verify(token)
         job = self._store.get(job_id)
         if job is None:
             raise NotFound(f"there is no job {job_id}")

@@ -17,7 +17,7 @@ from uws_server.domain.errors import (
     Unauthenticated,
     WrongType,
 )
-from uws_server.service.door import Wanted
+from uws_server.service.door import Door, Wanted
 from uws_server.web.errors import STATUS, refusal
 from uws_server.web.parameters import whole
 from uws_server.web.parts import Parts
@@ -69,21 +69,21 @@ def agent_blueprint(parts: Parts) -> Blueprint:
 
     @blueprint.post("/links")
     def links() -> Response:
-        token = _token()
+        token = _token(door)
         wanted = _read(WantedLinks, _body(parts, _MESSAGE_BYTES))
         given = door.links(token, [Wanted(one.method, one.name, one.size) for one in wanted.objects])
         return _json({"links": [{"method": link.method, "url": link.url, "headers": {}} for link in given]})
 
     @blueprint.post("/progress")
     def progress() -> Response:
-        token = _token()
+        token = _token(door)
         made = _read(ProgressMade, _body(parts, _MESSAGE_BYTES))
         door.progress(token, made.done, made.of)
         return Response(status=204)
 
     @blueprint.post("/manifest")
     def manifest() -> Response:
-        token = _token()
+        token = _token(door)
         try:
             document = json.loads(_body(parts, _MANIFEST_BYTES))
         except (ValueError, RecursionError):
@@ -96,12 +96,14 @@ def agent_blueprint(parts: Parts) -> Blueprint:
     return blueprint
 
 
-def _token() -> str:
+def _token(door: Door) -> str:
     header: str = request.environ.get("HTTP_AUTHORIZATION", "")
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("the token of an attempt is missing")
-    return token.strip()
+    token = token.strip()
+    door.verify(token)  # before anything is read: manifests are large
+    return token
 
 
 def _body(parts: Parts, limit: int) -> bytes:
