@@ -64,9 +64,9 @@ class LocalSettings:
 class Isolation:
     """What is used, and in sentences what holds by it and what does not.
 
-    ``rule_13`` says whether user code is kept from every credential of ours; where it is not, the
-    site must serve anonymous users on loopback only. ``cgroup_roots`` maps controllers to the
-    directories in which groups can be made.
+    ``rule_13`` says whether user code is kept from every credential of ours, and from the networks
+    where some are to be had; where it is not, the site must serve only anonymous users of this machine.
+    ``cgroup_roots`` maps controllers to the directories in which groups can be made.
     """
 
     mode: Mode
@@ -126,7 +126,9 @@ def _namespaces(settings: LocalSettings) -> Isolation:
         )
     _network(settings, holds, lacks)
     lacks.append(_DISK)
-    return Isolation("namespaces", True, tuple(holds), tuple(lacks), tuple(roots.items()))
+    return Isolation(
+        "namespaces", settings.network == "none", tuple(holds), tuple(lacks), tuple(roots.items())
+    )
 
 
 def _bubblewrap(settings: LocalSettings) -> Isolation:
@@ -143,7 +145,11 @@ def _bubblewrap(settings: LocalSettings) -> Isolation:
     _network(settings, holds, lacks)
     lacks.append(_DISK)
     return Isolation(
-        "bubblewrap", True, tuple(holds), tuple(lacks), bubblewrap=shutil.which("bwrap") or "bwrap"
+        "bubblewrap",
+        settings.network == "none",
+        tuple(holds),
+        tuple(lacks),
+        bubblewrap=shutil.which("bwrap") or "bwrap",
     )
 
 
@@ -184,8 +190,8 @@ def _network(settings: LocalSettings, holds: list[str], lacks: list[str]) -> Non
         holds.append("Jobs have no network.")
     else:
         lacks.append(
-            "Jobs share the machine's network: services on its loopback, and a cloud's metadata address, "
-            "can be reached."
+            "Rule 13 does not hold with network: host: jobs share the machine's network, and reach a cloud's "
+            "metadata address, services on loopback such as a Redis on TCP, and this server itself."
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from runners import site_files
 from runners.base import Runner
 from runners.isolation import Isolation, IsolationError, LocalSettings, probe
-from uws_server.config import BadConfig, Settings, Site
+from uws_server.config import BadConfig, Settings, Site, is_loopback
 
 _LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -33,12 +33,25 @@ def isolation(settings: Settings, name: str) -> Isolation:
     except IsolationError as error:
         raise BadConfig(f"sites.{name}: {error}") from error
     if not found.rule_13 and not settings.own_machine:
-        reached = settings.web.base_url or settings.web.host
-        raise BadConfig(
-            f"site {name} cannot keep user code from the server's own files and keys, "
-            f"so the server may not be reached at {reached}; {' '.join(found.lacks)}"
-        )
+        raise BadConfig(_too_open(settings, name, found))
     return found
+
+
+def _too_open(settings: Settings, name: str, found: Isolation) -> str:
+    web = settings.web
+    if web.base_url or not is_loopback(web.host):
+        who = f"the server may not be reached at {web.base_url or web.host}"
+    else:
+        who = "auth.anonymous may not be anywhere"
+    if found.mode == "none":
+        return (
+            f"site {name} cannot keep user code from the server's own files and keys, so {who}; "
+            f"{' '.join(found.lacks)}"
+        )
+    return (
+        f"site {name} shares the machine's network with user code (sites.{name}.network is host), so {who}; "
+        f"say sites.{name}.network: none"
+    )
 
 
 def open_runner(settings: Settings, name: str) -> Runner:

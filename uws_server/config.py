@@ -207,7 +207,9 @@ class Site(_Section):
         "`none` runs it as the server's own user, which only loopback addresses permit.",
     )
     network: Literal["host", "none"] = Field(
-        default="host", description="The network of user code: the machine's, or none."
+        default="host",
+        description="The network of user code: the machine's, which needs a server for this machine's people "
+        "only, or none.",
     )
     read_only: tuple[Path, ...] = Field(
         default=(), description="Paths beside the system's own that user code may read."
@@ -223,8 +225,8 @@ class Site(_Section):
     uid_last: int = Field(default=1_900_009_999, ge=1, description="Last of them; nobody else may use them.")
     file_inputs: tuple[Path, ...] = Field(
         default=(),
-        description="Directories of the site's own disks below which inputs may be `file:` URLs; links out of "
-        "them are not followed.",
+        description="Directories of the site's own disks below which inputs may be `file:` URLs; links out "
+        "of them are not followed.",
     )
     deny_networks: tuple[Network, ...] = Field(
         default=(),

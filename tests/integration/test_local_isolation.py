@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -244,18 +245,19 @@ def test_a_killed_child_counts_as_out_of_memory(tmp_path: Path, mode: Mode) -> N
 
 @pytest.mark.covers("3:local-isolation")
 def test_the_probe_says_what_holds_and_what_does_not() -> None:
+    networks: tuple[Literal["host", "none"], ...] = ("host", "none")
     for mode in modes():
-        isolation = probe(LocalSettings(isolation=mode))
-        assert isolation.mode == mode
-        assert isolation.rule_13 == (mode != "none")
-        assert all(sentence.endswith((".", ")")) for sentence in isolation.holds + isolation.lacks)
+        for network in networks:
+            isolation = probe(LocalSettings(isolation=mode, network=network))
+            assert isolation.mode == mode
+            assert isolation.rule_13 == (mode != "none" and network == "none")
+            assert isolation.rule_13 != ("Rule 13 does not hold" in " ".join(isolation.lacks))
+            assert all(sentence.endswith((".", ")")) for sentence in isolation.holds + isolation.lacks)
     said = " ".join(probe(LocalSettings(isolation="none")).lacks)
     assert "Rule 13 does not hold" in said
     assert probe(LocalSettings()).mode == modes()[0]
-    networks = [probe(LocalSettings(network=network)).holds for network in ("host", "none")]
-    assert ("Jobs have no network." in networks[1], "Jobs have no network." in networks[0]) == (
-        modes()[0] != "none", False,
-    )  # fmt: skip
+    held = [probe(LocalSettings(network=network)).holds for network in networks]
+    assert ["Jobs have no network." in sentences for sentences in held] == [False, modes()[0] != "none"]
 
 
 @pytest.mark.covers("3:local-isolation")

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from runners.sites import local_settings, site
-from uws_server.config import load
+from runners import sites
+from runners.isolation import Isolation, Mode
+from runners.sites import isolation, local_settings, site
+from uws_server.config import BadConfig, Settings, load
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -37,3 +39,45 @@ def test_loopback_is_a_source_only_for_those_who_are_there_anyway() -> None:
     assert settings_of(auth__anonymous="anywhere").deny_networks == LOOPBACK
     given = settings_of(**public, sites__local__deny_networks=["10.0.0.0/8"])
     assert given.deny_networks == ("10.0.0.0/8", *LOOPBACK)
+
+
+AFAR: list[dict[str, str]] = [
+    {"web.host": "0.0.0.0", "auth.anonymous": "anywhere"},
+    {"web.base_url": "https://archive.example/uws", "auth.anonymous": "anywhere"},
+    {"auth.anonymous": "anywhere"},
+]
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine where user namespaces work."""
+
+    def probe(asked: Any) -> Isolation:
+        mode: Mode = "none" if asked.isolation == "none" else "namespaces"
+        return Isolation(mode, mode != "none" and asked.network == "none", (), ("Not all.",))
+
+    monkeypatch.setattr(sites, "probe", probe)
+
+
+def settings(**options: str) -> Settings:
+    return load(environment={}, options=options)
+
+
+@pytest.mark.covers("3:local-isolation")
+@pytest.mark.usefixtures("found")
+@pytest.mark.parametrize("afar", AFAR)
+def test_strangers_jobs_get_no_network(afar: dict[str, str]) -> None:
+    with pytest.raises(BadConfig, match=r"say sites\.local\.network: none"):
+        isolation(settings(**afar), "local")
+    assert isolation(settings(**afar, **{"sites.local.network": "none"}), "local").rule_13
+    assert not isolation(settings(), "local").rule_13  # the people of this machine reach it all anyway
+
+
+@pytest.mark.covers("3:local-isolation")
+@pytest.mark.usefixtures("found")
+@pytest.mark.parametrize("afar", AFAR)
+def test_strangers_jobs_are_isolated(afar: dict[str, str]) -> None:
+    alone = {"sites.local.isolation": "none", "sites.local.network": "none"}
+    with pytest.raises(BadConfig, match=r"cannot keep user code from .* keys, so .* Not all\."):
+        isolation(settings(**afar, **alone), "local")
+    isolation(settings(**alone), "local")
