@@ -285,6 +285,18 @@ def test_what_is_due(store: JobStore) -> None:
     assert store.due(Due.STOP, NOW, "elsewhere") == []
 
 
+@pytest.mark.covers("3:crash-delete")
+def test_a_job_deleted_while_it_runs_leaves_no_entry_behind(store: JobStore) -> None:
+    put(store, id="1", duration=1)
+    apply(store, "1", RUN)
+    store.claim("local", ROOM, 60)
+    apply(store, "1", Launched(1), Started(1, NOW), DeleteRequested())
+    assert store.due(Due.DEADLINE, NOW + 10**9) == []
+    assert store.cleared("1", apply(store, "1", Gone(1, (), None)), forget=True)
+    for what in Due:
+        assert store.due(what, NOW + 10**12, "local") == []
+
+
 @pytest.mark.covers("UWS-68", "UWS-69")
 def test_a_deleted_job_is_out_of_every_list_until_it_is_removed(store: JobStore) -> None:
     put(store, id="1")

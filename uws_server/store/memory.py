@@ -234,7 +234,7 @@ class MemoryStore:
             return {
                 job.id: job.begun + job.duration * 1000
                 for job in jobs
-                if job.phase is Phase.EXECUTING and job.begun is not None and job.duration
+                if job.phase is Phase.EXECUTING and job.begun is not None and job.duration and not job.deleted
             }
         return {
             job.id: job.destruction

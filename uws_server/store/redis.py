@@ -112,7 +112,9 @@ def _due(what: Due, site: str = "") -> str:
 
 
 def _deadline(job: Job | None) -> Instant | None:
-    if job is None or job.phase is not Phase.EXECUTING or job.begun is None or not job.duration:
+    if job is None or job.deleted or job.phase is not Phase.EXECUTING:
+        return None
+    if job.begun is None or not job.duration:
         return None
     return job.begun + job.duration * 1000
 
