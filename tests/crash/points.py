@@ -57,6 +57,10 @@ def _last_word(supervisor: Any, state: str, **_kwargs: Any) -> bool:
     return state in ("ended", "lost") and str(supervisor._directory).endswith(".1")
 
 
+def _archiving(_store: Any, _before: Any, after: Any, _lease: Any = None) -> bool:
+    return str(after.phase) == "ARCHIVED"
+
+
 def _fenced(_store: Any, _before: Any, _after: Any, lease: Any = None) -> bool:
     return lease is not None
 
@@ -129,10 +133,12 @@ POINTS: dict[str, Point] = {
     "after gone": Point("after", _APPLY, _events("Gone")),
     "before clearing": Point("before", f"{_OBJECTS}.delete"),
     "after clearing": Point("after", f"{_OBJECTS}.delete"),
-    "before remove": Point("before", f"{_STORE}.remove"),
-    "after remove": Point("after", f"{_STORE}.remove"),
-    "before archived": Point("before", _APPLY, _events("Archived")),
-    "after archived": Point("after", _APPLY, _events("Archived")),
+    "before cleared": Point("before", f"{_STORE}.cleared"),
+    "after cleared": Point("after", f"{_STORE}.cleared"),
+    "before due": Point("before", _APPLY, _events("DestructionDue")),
+    "after due": Point("after", _APPLY, _events("DestructionDue")),
+    "before archived": Point("before", f"{_STORE}.change", _archiving),
+    "after archived": Point("after", f"{_STORE}.change", _archiving),
     "before lapse": Point("before", _APPLY, _events("ClaimLapsed")),
     "after lapse": Point("after", _APPLY, _events("ClaimLapsed")),
 }

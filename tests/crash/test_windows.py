@@ -280,8 +280,8 @@ def test_abort(machine: Machine, role: str, point: str) -> None:
             ),
             *(
                 ("reconcile", "before clearing"),
-                ("reconcile", "before remove"),
-                ("reconcile", "after remove"),
+                ("reconcile", "before cleared"),
+                ("reconcile", "after cleared"),
             ),
         ],
     ),
@@ -302,7 +302,18 @@ def test_delete(machine: Machine, role: str, point: str) -> None:
 
 @pytest.mark.covers("3:crash-delete", "3:destruction")
 @pytest.mark.parametrize(
-    "point", windows(["after clearing"], ["before clearing", "before archived", "after archived"])
+    "point",
+    windows(
+        ["after due", "after archived"],
+        [
+            "before due",
+            "before archived",
+            "before clearing",
+            "after clearing",
+            "before cleared",
+            "after cleared",
+        ],
+    ),
 )
 def test_archive(machine: Machine, point: str) -> None:
     machine.gate.shut()

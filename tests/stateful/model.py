@@ -53,6 +53,7 @@ class ModelJob:
     work: str = "none"
     attempt: int = 0
     notes: dict[str, str] = field(default_factory=dict)
+    lapses: int = 0  # claims of this attempt that lapsed, so that it may run although it waits
     ran: bool = False  # user code, in any attempt
     begun: int | None = None  # user code, in this attempt
     error: bool = False
@@ -80,7 +81,7 @@ class ModelJob:
 
     def delete(self, now: int) -> int:
         self.deleted, self.destruction, self.clear_at = True, now, 0
-        self.work = "stopping" if self._held else "none"
+        self.work = self._ending
         return 303
 
     def set_note(self, name: str, value: str) -> int:
@@ -122,8 +123,9 @@ class ModelJob:
         if not found.cause:
             found.cause = "stopped"
 
-    def looked_at(self) -> None:
-        """The watcher brings into the record what the site has."""
+    def looked_at(self, now: int) -> None:
+        """The watcher brings into the record what the site has, and ends what runs on too long."""
+        running = {number for number, seen in self.site.items() if seen.started and not seen.cause}
         for number, seen in sorted(self.site.items()):
             if self.removed:
                 continue
@@ -137,6 +139,8 @@ class ModelJob:
                     del self.site[number]
                 else:
                     self.stop(number)
+        if not self.removed and self.attempt in running and self._overrun(now):
+            self._end("ABORTED")
 
     def _hear(self, number: int, seen: Attempt) -> None:
         if (
@@ -158,21 +162,19 @@ class ModelJob:
         elif alive and self.attempt >= ATTEMPTS:
             self.phase, self.work, self.error = "ERROR", "none", True
         elif alive:
-            self.attempt, self.work, self.begun = self.attempt + 1, "waiting", None
-        if number == self.attempt and (self.phase in FINAL or self.deleted):
-            self.work = "none"
+            self.attempt, self.work, self.begun, self.lapses = self.attempt + 1, "waiting", None, 0
+        if number == self.attempt and self.work != "none" and (self.phase in FINAL or self.deleted):
+            self.work, self.results = "none", self.results or seen.manifest
 
     def reconciled(self, now: int, claims_lapse: bool) -> None:
         if self.removed:
             return
         if self.work == "claimed" and claims_lapse and not self.deleted:
-            self.work = "waiting"
-        if self._overrun(now):
-            self._end("ABORTED")
+            self.work, self.lapses = "waiting", self.lapses + 1
         if not self.deleted and self.phase != "ARCHIVED" and self.destruction <= now:
             if self.phase not in FINAL:
                 self._end("ABORTED")
-            if self.work == "none":
+            elif self.work == "none":
                 self.phase, self.results = "ARCHIVED", False
         if self.clear_at is not None and self.clear_at <= now:
             self._cleared(now)
@@ -200,8 +202,12 @@ class ModelJob:
     def visible(self) -> bool:
         return not self.deleted
 
+    @property
+    def _ending(self) -> str:
+        return "stopping" if self._held or (self.work == "waiting" and self.lapses) else "none"
+
     def _end(self, phase: str) -> None:
-        self.work = "stopping" if self._held else "none"
+        self.work = self._ending
         self.phase = phase
 
     def _current(self, attempt: int) -> bool:

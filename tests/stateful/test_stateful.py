@@ -13,20 +13,17 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pytest
 from flask.testing import FlaskClient
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
     initialize,
     invariant,
-    multiple,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -41,6 +38,7 @@ from runners.worker import Worker
 from tests.jobs import ROOM
 from tests.redis_servers import PROGRAMS
 from tests.stateful.model import EDGES, FINAL, Attempt, ModelJob
+from uws_server.auth.base import Header
 from uws_server.domain.caller import Caller
 from uws_server.domain.instants import to_iso
 from uws_server.domain.job import Workload
@@ -60,12 +58,14 @@ from uws_server.store.redis import RedisStore
 from uws_server.web.app import create_app
 from uws_server.web.parts import Parts
 
+_Step = TypeVar("_Step", bound=Callable[..., None])
 SECRET = b"s" * 32
 CATALOG = catalog.load([Path(__file__).parents[1] / "crash" / "templates"], shipped=False)
 SERVICE = "probe"
 CLAIM_SECONDS = 10_000.0
 LONG = 20_000_000  # ms; a claim has lapsed by then
 OWNERS = ("", "ann")
+MOST_JOBS = 3
 WORK = {
     Workload.NONE: "none",
     Workload.WAITING: "waiting",
@@ -73,6 +73,29 @@ WORK = {
     Workload.ACTIVE: "active",
     Workload.STOPPING: "stopping",
 }
+
+
+JOB: st.SearchStrategy[str] = st.just("a job")  # any of those that were made
+CALLER = st.sampled_from(["its owner", "its owner", "its owner", "somebody else"])
+DATA: st.SearchStrategy[str] = st.just("more to draw")
+STEPS: dict[str, list[tuple[str, dict[str, st.SearchStrategy[Any]]]]] = {"request": [], "turn": []}
+
+
+def step(kind: str, weight: int, **strategies: st.SearchStrategy[Any]) -> Callable[[_Step], _Step]:
+    """One of the things that can happen; how often is ours to say, not left to chance."""
+
+    def enter(function: _Step) -> _Step:
+        STEPS[kind] += [(function.__name__, strategies)] * weight
+        return function
+
+    return enter
+
+
+class ByHeader:
+    """Whoever the header X-User names."""
+
+    def authenticate(self, header: Header) -> Caller:
+        return Caller(header("X-User") or "")
 
 
 class WorkerDied(BaseException):
@@ -96,7 +119,6 @@ class System(RuleBasedStateMachine):
     """The server, and the model beside it."""
 
     new_store: Callable[[Callable[[], int]], JobStore]
-    jobs = Bundle("jobs")
 
     @initialize()
     def begin(self) -> None:
@@ -104,6 +126,8 @@ class System(RuleBasedStateMachine):
         self.lapsed = False
         clock = lambda: self.now  # noqa: E731
         self.store = type(self).new_store(lambda: time.time_ns() // 1_000_000)
+        # Claims and leases lapse by the wall clock, as they do in Redis; all else by ours.
+        setattr(self.store, "now", clock)  # noqa: B010
         self.links = Links(SECRET, "https://store.example")
         self.objects = MemoryObjects(self.links)
         self.queue = MemoryQueue()
@@ -126,7 +150,7 @@ class System(RuleBasedStateMachine):
             store=self.store,
             objects=self.objects,
             links=self.links,
-            authenticate=lambda headers: Caller(headers.get("X-User", "")),
+            authenticator=ByHeader(),
         )
         self.client: FlaskClient = create_app(parts).test_client()
         self.site = FakeSite(clock)
@@ -141,7 +165,6 @@ class System(RuleBasedStateMachine):
             runner=self.runner,
             agent_url="http://agent.example",
             secret=SECRET,
-            clock=clock,
         )
         self.reconciler = Reconciler(
             store=self.store,
@@ -150,10 +173,12 @@ class System(RuleBasedStateMachine):
             objects=self.objects,
             sites=("local",),
             holder="reconciler",
-            clock=clock,
         )
         self.watcher = self._new_watcher()
         self.model: dict[str, ModelJob] = {}
+        self.keys: dict[str, tuple[str, bool]] = {}
+        for owner in OWNERS:  # nothing can happen without jobs
+            self.create(owner, run=True, in_query=False)
 
     def _new_watcher(self) -> Watcher:
         return Watcher(
@@ -172,6 +197,42 @@ class System(RuleBasedStateMachine):
             self._events_are_legal()
             if isinstance(self.store, RedisStore):
                 self.store.close()
+
+    def _few(self) -> bool:
+        """Few jobs, so that each comes far."""
+        return sum(not job.removed and job.phase != "ARCHIVED" for job in self.model.values()) < MOST_JOBS
+
+    @rule(data=st.data())
+    def request(self, data: st.DataObject) -> None:
+        """A client asks for something."""
+        self._do(data, "request")
+
+    @rule(data=st.data())
+    def turn(self, data: st.DataObject) -> None:
+        """Something happens at the site, or in a process of the server."""
+        self._do(data, "turn")
+
+    def _do(self, data: st.DataObject, kind: str) -> None:
+        steps = [(name, given) for name, given in STEPS[kind] if self.model or "job" not in given]
+        if self.model and not self._few():
+            steps = [one for one in steps if one[0] != "create"]
+        name = data.draw(st.sampled_from([name for name, _ in steps]))
+        given: dict[str, Any] = {}
+        for word, strategy in dict(steps)[name].items():
+            if strategy is DATA:
+                given[word] = data
+            elif strategy is JOB:
+                given[word] = data.draw(st.sampled_from(list(self.model)))
+            elif strategy is CALLER:
+                owner = self.model[given["job"]].owner
+                others = [other for other in OWNERS if other != owner]
+                given[word] = owner if data.draw(CALLER) == "its owner" else others[0]
+            else:
+                given[word] = data.draw(strategy)
+        note(
+            f"{name}({', '.join(f'{word}={value!r}' for word, value in given.items() if value is not data)})"
+        )
+        getattr(self, name)(**given)
 
     # -- over HTTP -----------------------------------------------------------------------------------
 
@@ -197,8 +258,8 @@ class System(RuleBasedStateMachine):
         if answer.status_code == 303:
             assert answer.location.endswith(f"/{SERVICE}/async/{job_id}")
 
-    @rule(target=jobs, owner=st.sampled_from(OWNERS), run=st.booleans(), in_query=st.booleans())
-    def create(self, owner: str, run: bool, in_query: bool) -> Any:
+    @step("request", 2, owner=st.sampled_from(OWNERS), run=st.booleans(), in_query=st.booleans())
+    def create(self, owner: str, run: bool, in_query: bool) -> None:
         form = {"port": "1"} | ({"PHASE": "RUN"} if run and not in_query else {})
         answer = self.ask("POST", "?PHASE=RUN" if run and in_query else "", owner, form)
         assert answer.status_code == 303
@@ -206,10 +267,10 @@ class System(RuleBasedStateMachine):
         job = self.model[job_id] = ModelJob(owner, self.now, self.now + 86_400_000)
         if run:
             assert job.run() == 303
-        return job_id
 
-    @rule(
-        target=jobs,
+    @step(
+        "request",
+        1,
         wrong=st.sampled_from(
             [
                 ({}, 400),
@@ -223,46 +284,46 @@ class System(RuleBasedStateMachine):
             ]
         ),
     )
-    def create_wrongly(self, wrong: tuple[dict[str, Any], int]) -> Any:
+    def create_wrongly(self, wrong: tuple[dict[str, Any], int]) -> None:
         answer = self.ask("POST", "", "", wrong[0])
         assert answer.status_code == wrong[1], answer.text
-        return multiple()
 
-    @rule(key=st.sampled_from(["k1", "k2"]), run=st.booleans(), target=jobs)
-    def create_with_a_key(self, key: str, run: bool) -> Any:
+    @step("request", 1, key=st.sampled_from(["k1", "k2"]), run=st.booleans())
+    def create_with_a_key(self, key: str, run: bool) -> None:
+        if key not in self.keys and not self._few():
+            return
         form = {"port": "1"} | ({"PHASE": "RUN"} if run else {})
         answer = self.ask("POST", "", "", form, **{"Idempotency-Key": key})
-        known: tuple[str, bool] | None = self.keys.get(key) if hasattr(self, "keys") else None
+        known = self.keys.get(key)
         if known is None:
             assert answer.status_code == 303
             job_id = answer.location.rpartition("/")[2]
-            self.keys: dict[str, tuple[str, bool]] = {**getattr(self, "keys", {}), key: (job_id, run)}
+            self.keys[key] = (job_id, run)
             job = self.model[job_id] = ModelJob("", self.now, self.now + 86_400_000)
             if run:
                 job.run()
-            return job_id
+            return
         if known[1] != run or self.model[known[0]].removed:
             assert answer.status_code == 409
         else:
             assert answer.status_code == 303
             assert answer.location.endswith(known[0])
-        return multiple()
 
-    @rule(job=jobs, owner=st.sampled_from(OWNERS))
+    @step("request", 5, job=JOB, owner=CALLER)
     def run(self, job: str, owner: str) -> None:
         self.told(job, owner, {"PHASE": "RUN"}, "/phase", ModelJob.run)
 
-    @rule(job=jobs, owner=st.sampled_from(OWNERS), leniently=st.booleans())
+    @step("request", 2, job=JOB, owner=CALLER, leniently=st.booleans())
     def abort(self, job: str, owner: str, leniently: bool) -> None:
         self.told(job, owner, {"PHASE": "ABORT"}, "" if leniently else "/phase", ModelJob.abort)
 
-    @rule(job=jobs, owner=st.sampled_from(OWNERS), by_post=st.booleans())
+    @step("request", 2, job=JOB, owner=CALLER, by_post=st.booleans())
     def delete(self, job: str, owner: str, by_post: bool) -> None:
         form = {"ACTION": "DELETE"} if by_post else None
         answer = self.ask("POST" if by_post else "DELETE", f"/{job}", owner, form)
         assert answer.status_code == self.expect(job, owner, lambda found: found.delete(self.now))
 
-    @rule(job=jobs, value=st.integers(0, 9), put=st.booleans())
+    @step("request", 1, job=JOB, value=st.integers(0, 9), put=st.booleans())
     def set_parameter(self, job: str, value: int, put: bool) -> None:
         owner = self.model[job].owner
         change: Callable[[ModelJob], int] = lambda found: found.set_note("port", str(value))  # noqa: E731
@@ -272,22 +333,24 @@ class System(RuleBasedStateMachine):
         else:
             self.told(job, owner, {"port": str(value)}, "/parameters", change)
 
-    @rule(job=jobs, seconds=st.sampled_from([0, 10, 3600, 100_000]), owner=st.sampled_from(OWNERS))
+    @step("request", 2, job=JOB, seconds=st.sampled_from([0, 10, 3600, 100_000]), owner=CALLER)
     def set_duration(self, job: str, seconds: int, owner: str) -> None:
         # The template's longest is an hour, which also stands for "unlimited".
         clipped = min(seconds or 3600, 3600)
         form = {"EXECUTIONDURATION": str(seconds)}
         self.told(job, owner, form, "/executionduration", lambda found: found.set_duration(clipped))
 
-    @rule(job=jobs, days=st.sampled_from([-1, 0, 2, 1000]), owner=st.sampled_from(OWNERS))
+    @step("request", 2, job=JOB, days=st.sampled_from([-1, 0, 2, 1000]), owner=CALLER)
     def set_destruction(self, job: str, days: int, owner: str) -> None:
         at = self.now + days * 86_400_000
         clipped = min(at, self.now + 7 + 30 * 86_400_000)
         form = {"DESTRUCTION": to_iso(at)}
         self.told(job, owner, form, "/destruction", lambda found: found.set_destruction(clipped))
 
-    @rule(
-        job=jobs,
+    @step(
+        "request",
+        1,
+        job=JOB,
         wrong=st.sampled_from(
             [
                 ("/phase", {"PHASE": "HELD"}),
@@ -305,7 +368,9 @@ class System(RuleBasedStateMachine):
         answer = self.ask("POST", f"/{job}{wrong[0]}", "", wrong[1])
         assert answer.status_code in {400, self.expect(job, "", 400)}, answer.text
 
-    @rule(
+    @step(
+        "request",
+        2,
         owner=st.sampled_from(OWNERS),
         phases=st.lists(
             st.sampled_from(["PENDING", "QUEUED", "EXECUTING", "COMPLETED", "ARCHIVED"]), max_size=3
@@ -337,11 +402,15 @@ class System(RuleBasedStateMachine):
         found = [(entry["jobId"], entry["phase"]) for entry in json.loads(answer.data)["jobs"]]
         assert found == [(job_id, phase) for _, job_id, phase in wanted]
 
-    @rule(query=st.sampled_from(["LAST=0", "LAST=x", "PHASE=executing", "AFTER=yesterday", "LAST=1&LAST=2"]))
+    @step(
+        "request",
+        1,
+        query=st.sampled_from(["LAST=0", "LAST=x", "PHASE=executing", "AFTER=yesterday", "LAST=1&LAST=2"]),
+    )
     def read_list_wrongly(self, query: str) -> None:
         assert self.ask("GET", f"?{query}", "").status_code == 400
 
-    @rule(job=jobs, owner=st.sampled_from(OWNERS))
+    @step("request", 2, job=JOB, owner=CALLER)
     def read(self, job: str, owner: str) -> None:
         model = self.model[job]
         for path in ("", "/phase", "/parameters", "/results", "/destruction", "/executionduration", "/owner"):
@@ -355,7 +424,7 @@ class System(RuleBasedStateMachine):
 
     # -- the worker ----------------------------------------------------------------------------------
 
-    @rule(when=st.sampled_from(["", "", "before", "after"]))
+    @step("turn", 6, when=st.sampled_from(["", "", "before", "after"]))
     def start_waiting(self, when: str) -> None:
         self.runner.when = when
         with suppress(WorkerDied):
@@ -374,13 +443,13 @@ class System(RuleBasedStateMachine):
             if when == "after":
                 job.site.setdefault(job.attempt, Attempt())
 
-    @rule()
+    @step("turn", 1)
     def start_at_a_busy_site(self) -> None:
         self.runner.busy = "no room"
         self.worker.start_waiting()
         self.runner.busy = ""
 
-    @rule()
+    @step("turn", 3)
     def stop_due(self) -> None:
         self.worker.stop_due()
         for job in self.model.values():
@@ -398,28 +467,35 @@ class System(RuleBasedStateMachine):
             and ("started" not in wanted or (attempt.started is not None) is wanted["started"])
         ]
 
-    @precondition(lambda self: self._at_site(started=False))
-    @rule(data=st.data())
+    @step("turn", 6, data=DATA)
     def code_starts(self, data: st.DataObject) -> None:
+        if not self._at_site(started=False):
+            return
         job_id, number, attempt = data.draw(st.sampled_from(self._at_site(started=False)))
         self.runner.run(job_id, number)
         attempt.started = self.now
 
-    @precondition(lambda self: self._at_site(started=True))
-    @rule(data=st.data(), with_manifest=st.sampled_from([True, True, False]))
+    @step("turn", 4, data=DATA, with_manifest=st.sampled_from([True, True, False]))
     def code_succeeds(self, data: st.DataObject, with_manifest: bool) -> None:
+        if not self._at_site(started=True):
+            return
         job_id, number, attempt = data.draw(st.sampled_from(self._at_site(started=True)))
         if with_manifest:
             attempt.manifest = self._hand_in(job_id, number)
         self.runner.end(job_id, number, Outcome(Cause.SUCCEEDED, exit_code=0))
         attempt.cause = "succeeded"
 
-    @precondition(lambda self: self._at_site())
-    @rule(
-        data=st.data(),
-        cause=st.sampled_from([Cause.FAILED, Cause.TIMED_OUT, Cause.STAGE_OUT, Cause.REFUSED, Cause.LOST]),
+    @step(
+        "turn",
+        2,
+        data=DATA,
+        cause=st.sampled_from(
+            [Cause.FAILED, Cause.TIMED_OUT, Cause.STAGE_OUT, Cause.REFUSED, *[Cause.LOST] * 4]
+        ),
     )
     def attempt_ends(self, data: st.DataObject, cause: Cause) -> None:
+        if not self._at_site():
+            return
         job_id, number, attempt = data.draw(st.sampled_from(self._at_site()))
         if cause is Cause.LOST:
             self.runner.lose(job_id, number)
@@ -427,12 +503,12 @@ class System(RuleBasedStateMachine):
             self.runner.end(job_id, number, Outcome(cause, "it ended", transient=cause is Cause.STAGE_OUT))
         attempt.cause = cause.value
 
-    @rule(job=jobs, number=st.integers(1, 2), done=st.integers(0, 3))
+    @step("turn", 2, job=JOB, number=st.integers(1, 2), done=st.integers(0, 3))
     def progress(self, job: str, number: int, done: int) -> None:
         answer = self._agent(job, number, "progress", {"done": done, "of": 3})
         assert answer.status_code == self.model[job].door(number), answer.text
 
-    @rule(job=jobs)
+    @step("turn", 1, job=JOB)
     def somebody_else_hands_in(self, job: str) -> None:
         answer = self._agent(job, 1, "manifest", {"version": 1}, token=agent_token(b"other" * 8, job, 1))
         assert answer.status_code == 401
@@ -467,7 +543,7 @@ class System(RuleBasedStateMachine):
 
     # -- watcher, reconciler, time -----------------------------------------------------------------------
 
-    @rule(new=st.booleans())
+    @step("turn", 8, new=st.booleans())
     def look(self, new: bool) -> None:
         if new:
             self.watcher = self._new_watcher()
@@ -475,9 +551,9 @@ class System(RuleBasedStateMachine):
         assert lease is not None
         self.watcher.look(lease)
         for job in self.model.values():
-            job.looked_at()
+            job.looked_at(self.now)
 
-    @rule(step=st.sampled_from([0, 0, 6_000, 26_000, LONG]))
+    @step("turn", 5, step=st.sampled_from([0, 6_000, 26_000, LONG, LONG]))
     def reconcile(self, step: int) -> None:
         self.now += step
         self.lapsed = self.lapsed or step == LONG
@@ -520,7 +596,7 @@ class System(RuleBasedStateMachine):
             assert found == wanted
             assert (job.ended is not None) == (model.phase in FINAL)
             assert (job.error is not None) == model.error
-            assert bool(job.results) == model.results or model.phase == "ABORTED"
+            assert bool(job.results) == model.results
             for name, value in model.notes.items():
                 assert [p.value for p in job.parameters if p.name == name] == [value]
 
@@ -564,11 +640,12 @@ def _check(kind: str, redis_servers: Callable[[str], str], **how: Any) -> None:
     )
 
 
+@pytest.mark.timeout(300)  # mostly for finding the smallest example of a failure
 @pytest.mark.covers("3:stateful", "3:uws-transitions", "UWS-24", "UWS-25", "UWS-26", "UWS-29")
 @pytest.mark.parametrize("kind", ["memory", *PROGRAMS])
 def test_server_and_model_agree(kind: str, redis_servers: Callable[[str], str]) -> None:
     """The same examples in every run, so that a failure is the change's."""
-    _check(kind, redis_servers, max_examples=150, stateful_step_count=40, derandomize=True, database=None)
+    _check(kind, redis_servers, max_examples=150, stateful_step_count=50, derandomize=True, database=None)
 
 
 @pytest.mark.long
