@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -99,6 +100,11 @@ class Web(_Section):
         default=10, ge=1, description="Seconds that running requests are given when stopping."
     )
 
+    @property
+    def public_host(self) -> str:
+        """The host that clients name; '' while they need not say the one of `base_url`."""
+        return urlsplit(self.base_url).hostname or ""
+
 
 class Redis(_Section):
     """The job store and the queues: one Redis or Valkey, 7.0 or later."""
@@ -135,7 +141,8 @@ class Auth(_Section):
     anonymous: Literal["loopback", "anywhere"] = Field(
         default="loopback",
         description="Where nobody has to log in. Listening on anything but this machine's loopback "
-        "addresses needs `anywhere`: whoever reaches the port can then run code.",
+        "addresses, or a `web.base_url` elsewhere, needs `anywhere`: whoever comes in can then "
+        "run code.",
     )
 
 
@@ -281,6 +288,11 @@ class Settings(_Section):
             raise ValueError(
                 f"web.host is {self.web.host!r}, where anybody may run code: "
                 "say auth.anonymous: anywhere if that is meant, else listen on 127.0.0.1"
+            )
+        if self.auth.anonymous == "loopback" and self.web.base_url and not is_loopback(self.web.public_host):
+            raise ValueError(
+                f"web.base_url is {self.web.base_url!r}, by which others than this machine's people come in "
+                "and run code: say auth.anonymous: anywhere if that is meant, else leave web.base_url empty"
             )
         return self
 

@@ -153,6 +153,21 @@ def test_listening_elsewhere_needs_a_word(host: str) -> None:
     load(environment={}, options={"web.host": host, "auth.anonymous": "anywhere"})
 
 
+@pytest.mark.parametrize("host", ["archive.example", "192.0.2.1:8080", "[2001:db8::1]:8080", "0.0.0.0"])
+def test_a_proxy_in_front_needs_a_word(host: str) -> None:
+    """Listening on loopback says nothing of who comes by the proxy."""
+    url = f"https://{host}/uws"
+    said = _refusal(web__base_url=url)
+    assert url in said
+    assert "auth.anonymous: anywhere" in said
+    load(environment={}, options={"web.base_url": url, "auth.anonymous": "anywhere"})
+
+
+@pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "[::1]:8080"])
+def test_a_proxy_of_ones_own_machine_needs_none(host: str) -> None:
+    load(environment={}, options={"web.base_url": f"http://{host}/uws"})
+
+
 def test_agents_find_the_server() -> None:
     def url(**options: object) -> str:
         everywhere = {"auth.anonymous": "anywhere"}

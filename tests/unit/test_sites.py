@@ -35,7 +35,8 @@ def test_loopback_is_a_source_only_for_those_who_are_there_anyway() -> None:
     public = {"web__host": "0.0.0.0", "auth__anonymous": "anywhere"}
     assert settings_of(**public).deny_networks == LOOPBACK
     # Behind a proxy whoever sends a job is somewhere else, though we listen on loopback.
-    assert settings_of(web__base_url="https://archive.example/uws").deny_networks == LOOPBACK
+    proxied = {"web__base_url": "https://archive.example/uws", "auth__anonymous": "anywhere"}
+    assert settings_of(**proxied).deny_networks == LOOPBACK
     assert settings_of(auth__anonymous="anywhere").deny_networks == LOOPBACK
     given = settings_of(**public, sites__local__deny_networks=["10.0.0.0/8"])
     assert given.deny_networks == ("10.0.0.0/8", *LOOPBACK)
