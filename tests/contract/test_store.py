@@ -313,6 +313,16 @@ def test_a_deleted_job_is_out_of_every_list_until_it_is_removed(store: JobStore)
     assert store.due(Due.CLEARANCE, NOW + 9) == []
 
 
+def test_a_deleted_job_has_no_deadline_any_more(store: JobStore) -> None:
+    put(store, id="1")
+    apply(store, "1", RUN)
+    store.claim("local", ROOM, 60)
+    apply(store, "1", Launched(1), Started(1, NOW))
+    assert store.due(Due.DEADLINE, NOW + 10**9) == ["1"]
+    apply(store, "1", DeleteRequested())
+    assert store.due(Due.DEADLINE, NOW + 10**9) == []
+
+
 def test_an_archived_job_is_due_for_clearance_and_then_stays(store: JobStore) -> None:
     put(store, id="1")
     archived = apply(store, "1", AbortRequested(), DestructionDue(jobs.job().destruction or 0))
