@@ -26,6 +26,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -132,6 +133,15 @@ class Objects(_Section):
     url: str = Field(
         default="", description="Such as `file:///srv/uws`; empty: `objects` in the data directory."
     )
+
+    @field_validator("url")
+    @classmethod
+    def _shared(cls, url: str) -> str:
+        if urlsplit(url).scheme == "memory":
+            raise ValueError(
+                f"{url!r} would be another store in each process, and gone with it; say file:///directory"
+            )
+        return url
 
 
 class Auth(_Section):

@@ -31,8 +31,7 @@ def links() -> Links:
 
 @pytest.fixture(params=["memory", "file"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, links: Links) -> ObjectStore:
-    url = "memory:" if request.param == "memory" else f"file://{tmp_path}/root"
-    return open_store(url, links)
+    return MemoryStore(links) if request.param == "memory" else open_store(f"file://{tmp_path}/root", links)
 
 
 def content(store: ObjectStore, key: str, start: int = 0, end: int | None = None) -> bytes:

@@ -168,6 +168,12 @@ def test_a_proxy_of_ones_own_machine_needs_none(host: str) -> None:
     load(environment={}, options={"web.base_url": f"http://{host}/uws"})
 
 
+def test_a_store_in_memory_is_none_for_many_processes() -> None:
+    said = _refusal(objects__url="memory:")
+    assert "objects.url" in said
+    assert "another store in each process" in said
+
+
 def test_agents_find_the_server() -> None:
     def url(**options: object) -> str:
         everywhere = {"auth.anonymous": "anywhere"}

@@ -9,7 +9,7 @@ from uws_server.storage.links import Links
 
 
 def open_store(url: str, links: Links, aside: Aside = directly) -> ObjectStore:
-    """The object store at ``url``: ``file:///absolute/directory`` or ``memory:``.
+    """The object store at ``url``: ``file:///absolute/directory``.
 
     ``links`` signs for the stores that cannot; ``aside`` is how steps that wait for a disk are run.
     The directory of a file store is made when it is not there.
@@ -26,8 +26,4 @@ def open_store(url: str, links: Links, aside: Aside = directly) -> ObjectStore:
         if parts.netloc not in {"", "localhost"} or not path.startswith("/"):
             raise ValueError(f"{url!r} is not an absolute path on this machine, such as file:///var/lib/uws")
         return FileStore(Path(path), links, aside)
-    if parts.scheme == "memory":
-        from uws_server.storage.memory import MemoryStore
-
-        return MemoryStore(links)
-    raise ValueError(f"{url!r} names no object store; there are file:///directory and memory:")
+    raise ValueError(f"{url!r} names no object store; there is file:///directory")

@@ -26,7 +26,7 @@ from uws_server.web.app import create_app
 from uws_server.web.parts import Bounds, Parts
 from uws_server.web.storage import beside_greenlets
 
-_OWN_SCHEMES = ("file:", "memory:")  # stores whose links lead back to ourselves
+_OWN_SCHEMES = ("file:",)  # stores whose links lead back to ourselves
 _REDIRECT_BYTES = 1024**2
 
 
