@@ -47,6 +47,11 @@ class RedisServer:
         """Where clients find it."""
         return f"unix://{self.socket}"
 
+    def leave_no_socket(self) -> None:
+        """Once it has ended: remove the private directory that a long path has made necessary."""
+        if self.socket.parent != self.directory:
+            shutil.rmtree(self.socket.parent, ignore_errors=True)
+
     def answers(self) -> bool:
         """Whether it takes commands: False while it is not there or still loading."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

@@ -131,8 +131,11 @@ def test_a_path_too_long_for_a_socket_will_do(tmp_path: Path) -> None:
         with _running(server), redis.Redis.from_url(server.url) as client:
             assert client.ping()
     finally:
-        server.socket.unlink(missing_ok=True)
-        server.socket.parent.rmdir()
+        server.leave_no_socket()
+    assert not server.socket.parent.exists()
+    short = redis_server.prepare(tmp_path, program)
+    short.leave_no_socket()
+    assert short.directory.is_dir()
 
 
 def test_a_path_with_spaces_and_quotes_will_do(tmp_path: Path, program: Path) -> None:

@@ -155,6 +155,8 @@ class Up:
                 await self._start_others(self._resolve(data, listener, server), listener)
         finally:
             await self._end(redis)
+            if server is not None:
+                server.leave_no_socket()
         return 130 if self._interrupts > 1 else 0
 
     async def _start_redis(self, server: RedisServer) -> Keeper:
