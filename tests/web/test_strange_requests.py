@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +68,26 @@ def test_no_header_moves_the_application(server: Server, name: str, value: str) 
     plain = server.ask("GET", path)
     moved = server.ask("GET", path, headers={name: value})
     assert (moved[0], moved[2]) == (200, plain[2])
+
+
+@covers("3:bad-plain-sentence")
+def test_a_large_body_holds_up_nobody(redis_servers: Callable[[str], str], tmp_path: Path) -> None:
+    running = start(redis_servers("redis"), tmp_path, UWS_WEB__WORKERS="1")
+    took: list[float] = []
+    answer: list[int] = []
+    body = b"note=" + b"%41" * 3_000_000
+    sender = threading.Thread(
+        target=lambda: answer.append(running.ask("POST", "/stack/async", body, FORM, timeout=60)[0])
+    )
+    sender.start()
+    try:
+        while sender.is_alive():
+            began = time.monotonic()
+            assert running.ask("GET", "/health")[0] == 200
+            took.append(time.monotonic() - began)
+        assert answer == [413]
+        # Else one of them waits for all of it, and nobody else comes in between.
+        assert len(took) > 20, took
+    finally:
+        sender.join(60)
+        stop(running)

@@ -60,7 +60,8 @@ def _paths(template: Template, parameters: str) -> dict[str, Any]:
     tag = template.name
 
     def operation(summary: str, answer: dict[str, Any], **more: Any) -> dict[str, Any]:
-        refusals = {"default": {"description": "Refused", "content": _content("Refusal")}}
+        refused = {**_content("Refusal"), "text/plain": {"schema": _TEXT}}  # JSON for whoever asks for it
+        refusals = {"default": {"description": "Refused, in one sentence", "content": refused}}
         return {"tags": [tag], "summary": summary, "responses": {**answer, **refusals}, **more}
 
     def form(**fields: Any) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def _answer(
 ) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": description}
     if model:
-        answer["content"] = _content(model, many)
+        answer["content"] = {**_content(model, many), "text/xml": {"schema": _TEXT}}  # as UWS has it
     if location:
         answer["headers"] = {"Location": {"schema": {"type": "string", "format": "uri"}}}
     return {status: answer}
