@@ -15,6 +15,7 @@ TOO_BIG = [
         {"MEMORY": "4GiB"},
         "the job asks for 4 GiB of memory (MEMORY) and no site here has more than 3 GiB for it",
     ),
+    ({"GPU": "1"}, "the job asks for 1 GPU and no site here has any"),
 ]
 
 
@@ -54,3 +55,17 @@ def test_the_first_site_that_has_room_gets_the_job(client: Client, world: World)
         job = world.store.get(path.rpartition("/")[2])
         assert job is not None
         assert job.site == site
+
+
+def test_a_job_that_asks_for_a_gpu_goes_where_there_are_some() -> None:
+    without, some = Capacity(10, 4000, 16 * GIB), Capacity(10, 4000, 16 * GIB, gpu=2)
+    sites = {"without": SiteOffer("without", KINDS, without), "some": SiteOffer("some", KINDS, some)}
+    world = World(sites=sites)
+    client = world.client()
+    path = client.create(data={"GPU": "2", "PHASE": "RUN"})
+    job = world.store.get(path.rpartition("/")[2])
+    assert job is not None
+    assert job.site == "some"
+    refused = client.post("/stack/async", data={"GPU": "3"})
+    said = "the job asks for 3 GPU and no site here has more than 2"
+    assert (refused.status_code, refused.text.strip()) == (400, said)

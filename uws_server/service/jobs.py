@@ -245,7 +245,11 @@ class Jobs:
             )
         for site in able:
             room = site.capacity
-            if resources.cpu_milli <= room.cpu_milli and resources.memory_bytes <= room.memory_bytes:
+            if (
+                resources.cpu_milli <= room.cpu_milli
+                and resources.memory_bytes <= room.memory_bytes
+                and resources.gpu <= room.gpu
+            ):
                 return site
         cpu = max(site.capacity.cpu_milli for site in able)
         if resources.cpu_milli > cpu:
@@ -253,6 +257,10 @@ class Jobs:
                 f"the job asks for {write_cores(resources.cpu_milli)} cores (CPU) and no site here has more "
                 f"than {write_cores(cpu)}"
             )
+        gpu = max(site.capacity.gpu for site in able)
+        if resources.gpu > gpu:
+            has = f"has more than {gpu}" if gpu else "has any"
+            raise BadRequest(f"the job asks for {resources.gpu} GPU and no site here {has}")
         memory = max(site.capacity.memory_bytes for site in able) // 1024**2 * 1024**2
         raise BadRequest(
             f"the job asks for {write_size(resources.memory_bytes)} of memory (MEMORY) and no site here has "

@@ -24,11 +24,15 @@ class Due(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a site can run at once. ``jobs`` attempts, thousandths of a core, bytes of memory."""
+    """What a site can run at once. ``jobs`` attempts, thousandths of a core, bytes of memory.
+
+    ``gpu`` is what one attempt may ask for; none are counted, for the local site has none.
+    """
 
     jobs: int
     cpu_milli: int
     memory_bytes: int
+    gpu: int = 0
 
 
 @dataclass(frozen=True, slots=True)
