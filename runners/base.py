@@ -65,16 +65,11 @@ class Observation:
     reason: str = ""  # why it is not further, for the job info
     started: int | None = None  # when the user's code started
     ended: int | None = None  # when the user's code ended
-    progress: tuple[int, int] | None = None  # done, of
     outcome: Outcome | None = None
 
 
 class Busy(Exception):
     """The site takes no more just now; the job stays QUEUED with this reason."""
-
-    def __init__(self, reason: str, retry_after: float = 1.0) -> None:
-        super().__init__(reason)
-        self.retry_after = retry_after
 
 
 def no_doubt() -> None:

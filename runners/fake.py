@@ -112,13 +112,6 @@ class FakeRunner:
             found.seen = replace(found.seen, state=State.RUNNING, reason="", started=self.site.clock())
             self._tell()
 
-    def report(self, job_id: str, attempt: int, done: int, of: int) -> None:
-        """The user's code tells how far it is."""
-        with self.site.news:
-            found = self.site.attempts[job_id, attempt]
-            found.seen = replace(found.seen, progress=(done, of))
-            self._tell()
-
     def finish(self, job_id: str, attempt: int) -> None:
         """The user's code has ended, and its results are on their way."""
         with self.site.news:

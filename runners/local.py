@@ -40,7 +40,6 @@ _NEEDED_BY_PYTHON = ("PATH", "LANG", "LD_LIBRARY_PATH")
 _SCRATCH = 1024**3  # most bytes of /tmp and of /dev/shm, which are memory
 _LONGEST_ARGUMENT = 128 * 1024 - 1  # bytes, by the kernel
 _LONGEST_COMMAND = 1024**2
-_PROGRESS_TAIL = 4096
 _BOOT = (  # -I -S: nothing of the user's environment, and no time for site-packages
     "-I",
     "-S",
@@ -110,9 +109,9 @@ class LocalRunner:
                 self.launch(directory, lock)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise Busy("The site's disk is full.", 30.0) from error
+                raise Busy("The site's disk is full.") from error
             if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
-                raise Busy(f"The site's machine is full: {error.strerror}.", 10.0) from error
+                raise Busy(f"The site's machine is full: {error.strerror}.") from error
             raise
 
     def prepare(self, spec: RunSpec, agent_url: str, token: str) -> None:
@@ -323,7 +322,6 @@ class LocalRunner:
             reason or {State.STAGING: "staging in", State.FINISHING: "storing results"}.get(state, ""),
             word.get("started"),
             word.get("ended"),
-            progress(site_files.read_hostile(f"{directory}/work/uws/progress", _PROGRESS_TAIL, tail=True)),
             Outcome(**{**outcome, "cause": Cause(outcome["cause"])}) if outcome else None,
         )
 
@@ -480,16 +478,6 @@ def environment(spec: RunSpec, work: str) -> dict[str, str]:
         "UWS_ERROR": f"{work}/uws/error.json",
         **own,
     }
-
-
-def progress(text: bytes) -> tuple[int, int] | None:
-    """What the last complete line ``DONE OF`` says, None when it says nothing sensible."""
-    lines = text.split(b"\n")[:-1]
-    words = lines[-1].split() if lines else []
-    if len(words) != 2 or not all(word.isdigit() and len(word) <= 12 for word in words):
-        return None
-    done, of = int(words[0]), int(words[1])
-    return (done, of) if 0 <= done <= of and of > 0 else None
 
 
 def end_leftovers(directory: Path) -> bool:

@@ -36,9 +36,6 @@ class Site(Protocol):
     def another(self) -> Runner:
         """A runner that a server started later would make on the same site."""
 
-    def report(self, spec: RunSpec, done: int, of: int) -> None:
-        """Let the code tell its progress."""
-
     def lose(self, spec: RunSpec) -> None:
         """Break the running attempt off."""
 
@@ -78,9 +75,6 @@ class OfFake:
     def another(self) -> Runner:
         return FakeRunner(self.runner.site)
 
-    def report(self, spec: RunSpec, done: int, of: int) -> None:
-        self.runner.report(spec.job_id, spec.attempt, done, of)
-
     def lose(self, spec: RunSpec) -> None:
         self.runner.lose(spec.job_id, spec.attempt)
 
@@ -100,9 +94,6 @@ class OfLocal:
 
     def job(self, does: str) -> RunSpec:
         return self._site.spec("/bin/sh", "-c", f"echo run >>runs; {_DOES[does]}")
-
-    def report(self, spec: RunSpec, done: int, of: int) -> None:
-        (self._site.attempt(spec) / "work/uws/progress").write_text(f"{done} {of}\n")
 
     def lose(self, spec: RunSpec) -> None:
         until(lambda: self.runs(spec), "the first line of user code")
@@ -269,15 +260,6 @@ def test_wait_returns_with_news_or_in_time(site: Site) -> None:
     site.another().start(spec, URL, TOKEN)
     waiting.join(20)
     assert not waiting.is_alive()
-
-
-@pytest.mark.covers("3:local-runner", "3:contract-runner")
-def test_progress_is_told(site: Site) -> None:
-    spec = site.job("stay")
-    site.runner.start(spec, URL, TOKEN)
-    assert site.reach(spec, State.RUNNING).progress is None
-    site.report(spec, 3, 10)
-    assert observed(site.runner)[spec.job_id, 1].progress == (3, 10)
 
 
 @pytest.mark.covers("3:local-runner", "3:contract-runner")

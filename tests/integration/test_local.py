@@ -363,14 +363,6 @@ def test_stop_at_any_moment_ends_it(site: LocalSite) -> None:
         assert outcome.cause is Cause.STOPPED
 
 
-@pytest.mark.covers("3:local-runner")
-def test_progress_is_the_last_complete_line(site: LocalSite) -> None:
-    code = "printf '1 10\\n2 10\\n3' >$UWS_PROGRESS; touch ready; while [ ! -e go ]; do sleep 0.05; done"
-    spec = site.start("/bin/sh", "-c", code)
-    until((outputs(site, spec) / "ready").exists, "the progress file")
-    assert site.reached(spec, State.RUNNING).progress == (2, 10)
-
-
 @pytest.mark.serial
 @pytest.mark.covers("3:local-runner")
 def test_start_returns_at_once(site: LocalSite) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runners import capped_log, cgroups, ending, processes, site_files, trees
-from runners.local import environment, progress, refusal, substitute
+from runners.local import environment, refusal, substitute
 from runners.supervisor import DiskWatch
 from uws_server.domain.runspec import Resources, RunSpec
 
@@ -218,31 +218,6 @@ def test_groups_of_both_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *
         file.unlink()
     assert group.remove()
     assert not (events.parent.parent).exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        (b"", None),
-        (b"1 10", None),
-        (b"1 10\n", (1, 10)),
-        (b"0 10\n1 10\n2", (1, 10)),
-        (b"11 10\n", None),
-        (b"-1 10\n", None),
-        (b"1 0\n", None),
-        (b"1 10\nx\n", None),
-        ("١ ٢\n".encode(), None),
-        (b"1 " + b"9" * 13 + b"\n", None),
-    ],
-)
-def test_progress_is_read_with_care(text: bytes, told: tuple[int, int] | None) -> None:
-    assert progress(text) == told
-
-
-@given(st.binary(max_size=60))
-def test_no_progress_text_breaks_it(text: bytes) -> None:
-    told = progress(text)
-    assert told is None or 0 <= told[0] <= told[1]
 
 
 def test_substitution_happens_once() -> None:
