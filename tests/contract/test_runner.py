@@ -249,6 +249,20 @@ def test_forget_removes_only_what_has_ended(site: Site) -> None:
 
 
 @pytest.mark.covers("3:local-runner", "3:contract-runner")
+def test_a_stop_that_comes_after_the_end_leaves_nothing(site: Site) -> None:
+    """Of a worker that was paused meanwhile: the attempt is seen again, as ended, and forgotten again."""
+    spec = site.job("succeed")
+    site.runner.start(spec, URL, TOKEN)
+    site.reach(spec, State.ENDED)
+    site.runner.forget(spec.job_id, 1)
+    site.runner.stop(spec.job_id, 1)
+    seen = site.reach(spec, State.ENDED)
+    assert (seen.started, seen.outcome and seen.outcome.cause) == (None, Cause.STOPPED)
+    site.runner.forget(spec.job_id, 1)
+    assert observed(site.another()) == {}
+
+
+@pytest.mark.covers("3:local-runner", "3:contract-runner")
 def test_wait_returns_with_news_or_in_time(site: Site) -> None:
     site.runner.wait(0)
     begun = time.monotonic()
