@@ -263,3 +263,29 @@ def test_header_and_body_arrive_whole_and_in_order(server: Server) -> None:
     content = os.urandom(1_000_000)
     assert server.ask("PUT", f"{path}/parameters/mask", content)[0] == 303
     assert server.ask("GET", f"{path}/parameters/mask")[2] == content  # streamed, in many pieces
+
+
+@covers("3:bad-plain-sentence")
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET /health HTTP/9.9\r\nHost: 127.0.0.1\r\n\r\n", 400),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 414),
+        (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", 431),
+        (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: odd\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: tea\r\n\r\n", 417),
+    ],
+)
+def test_what_is_no_request_is_refused_in_a_sentence(server: Server, sent: bytes, status: int) -> None:
+    with server.socket() as connection:
+        connection.sendall(sent)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        sentence = response.read().decode()
+    assert response.status == status
+    assert response.headers.get_content_type() == "text/plain"
+    assert "<" not in sentence
+    assert "\n" not in sentence
+    assert len(sentence) > 20
+    assert server.ask("GET", "/health")[0] == 200

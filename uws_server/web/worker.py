@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from http import HTTPStatus
 from typing import Any
 
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
@@ -49,6 +50,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
             held.flush()
             self._resting.add(sock)
 
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """What gunicorn refuses itself is refused as everything else is: in one plain sentence."""
+        super().handle_error(req, Refusal(client), addr, exc)
+
     def notify(self) -> None:
         """Once a second, also while stopping: no further request is waited for then."""
         super().notify()
@@ -56,6 +61,38 @@ class Worker(GeventWorker):  # type: ignore[misc]
             for client in tuple(self._resting):
                 with contextlib.suppress(OSError):
                     client.shutdown(socket.SHUT_RD)
+
+
+class Refusal:
+    """A socket that sends gunicorn's page about a bad request as a sentence, with the status of a refusal."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def sendall(self, page: bytes) -> None:
+        """Send the sentence for the page's status."""
+        status = int(page.split(None, 2)[1])
+        if status not in _SENTENCES:
+            status = 400  # such as 501 for a transfer coding: the client's doing
+        sentence = _SENTENCES[status]
+        self._sock.sendall(
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase.upper()}\r\n"
+            "Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n"
+            f"Content-Length: {len(sentence)}\r\n\r\n{sentence}".encode()
+        )
+
+
+_SENTENCES = {
+    400: "this is not an HTTP request that can be understood",
+    403: "this request is not permitted",
+    414: "the request line is longer than the server takes",
+    417: "the only expectation that is met is 100-continue",
+    431: "the header has more or longer fields than the server takes",
+    500: "something went wrong here; the server's log says more",
+}
 
 
 class Held:
