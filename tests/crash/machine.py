@@ -151,7 +151,10 @@ class Machine:
         """End the process of a role politely, and start one that will kill itself at the point."""
         process = self.processes[role]
         if process.poll() is None:
-            process.terminate()
+            if role in self.armed:
+                process.kill()  # it may have paused itself
+            else:
+                process.terminate()
             process.wait(20)
         self.start(role, point, action)
         if role == "web":

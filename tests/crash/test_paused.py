@@ -45,7 +45,6 @@ def test_a_job_aborted_when_its_claim_had_lapsed_is_not_started(machine: Machine
     machine.paused("start")
     until(lambda: machine.job(job_id).workload is Workload.WAITING, lambda: machine.describe(job_id))
     machine.post(job_id, "phase", PHASE="ABORT")
-    assert machine.job(job_id).workload is Workload.NONE
     machine.resume("start")
     ended(machine, machine.submit())
     ended(machine, job_id, "ABORTED")
@@ -64,7 +63,6 @@ def test_what_runs_although_it_was_aborted_while_it_waited_is_stopped(machine: M
     machine.paused("start")
     until(lambda: machine.job(job_id).workload is Workload.WAITING, lambda: machine.describe(job_id))
     machine.post(job_id, "phase", PHASE="ABORT")
-    assert machine.job(job_id).workload is Workload.NONE
     machine.resume("watch")
     until(lambda: not machine.gate.waiting(), lambda: machine.describe(job_id))
     machine.resume("start")
