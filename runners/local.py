@@ -488,8 +488,9 @@ def end_leftovers(directory: Path) -> bool:
     """
     mark = site_files.read(str(directory), site_files.STARTED)
     plan = site_files.read(str(directory), site_files.PLAN)
-    if mark is None or plan is None or mark["boot"] != processes.boot_id():
+    if plan is None or (mark is not None and mark["boot"] != processes.boot_id()):
         return True
+    leaders = mark["leaders"] if mark is not None else []
     agent = (site_files.read(str(directory), site_files.STATE) or {}).get("agent")
     group = None
     if plan["cgroup"]:
@@ -497,12 +498,15 @@ def end_leftovers(directory: Path) -> bool:
     sign = os.fsencode(f"UWS_OUTPUTS={plan['environment']['UWS_OUTPUTS']}")
     deadline = time.monotonic() + _KILLING
     while True:
-        left = [identity for identity in mark["leaders"] if processes.lives(identity)]
+        left = [identity for identity in leaders if processes.lives(identity)]
         if group is not None:
             members = [processes.identify(pid) for pid in group.members()]
             left += [identity for identity in members if identity[1] and identity[0] in group.members()]
         if plan["mode"] == "none":
             left += processes.marked(sign)
+        elif plan["mode"] == "bubblewrap":
+            # bwrap that was interrupted before it had tied its own processes together; code is not in it.
+            left += processes.commanded(os.fsencode(f"{plan['work']}/outputs"))
         if agent and processes.lives(agent):
             left.append(agent)
         if not left:

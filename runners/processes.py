@@ -109,17 +109,26 @@ def marked(mark: bytes) -> list[list[int]]:
 
     A hint only: a process can overwrite its environment.
     """
+    return _with("environ", mark)
+
+
+def commanded(word: bytes) -> list[list[int]]:
+    """Living processes with `word` in their command line, except this one. A hint, as `marked` is."""
+    return _with("cmdline", word)
+
+
+def _with(file_name: str, word: bytes) -> list[list[int]]:
     found = []
     for name in os.listdir("/proc"):
         if not name.isdecimal() or int(name) == os.getpid():
             continue
         try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                entries = file.read(1 << 20).split(b"\0")
+            with open(f"/proc/{name}/{file_name}", "rb") as file:
+                words = file.read(1 << 20).split(b"\0")
         except OSError:
             continue
         identity = identify(int(name))
-        if mark in entries and identity[1]:
+        if word in words and identity[1]:
             found.append(identity)
     return found
 

@@ -322,6 +322,7 @@ class BubblewrapTree(Tree):
         return [processes.identify(pid) for pid in (self.leader, self._inner) if pid]
 
     def terminate(self) -> None:
+        self._killed = True  # it may still be setting up, and then ends without a word
         inside = processes.descendants(self._inner) if self._inner else []
         main = next((process for process in inside if process.parent == self._inner), None)
         for process in inside:
