@@ -16,7 +16,7 @@ from uws_server.domain.phase import ACTIVE, Phase
 from uws_server.store.base import JobStore, StoreUnavailable
 
 _REST_SECONDS = 0.02
-_AT_ONCE = 25
+_AT_ONCE = 8
 _BREATH_SECONDS = 0.001
 
 
