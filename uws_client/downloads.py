@@ -86,17 +86,19 @@ class Downloads:
         """One result, taken up again where it broke off.
 
         A file is only ever seen whole: it grows as ``NAME.part``, which a later call goes on with when
-        the checksum is known. A file that is there and has the checksum is left as it is.
+        the checksum is known. A file that is there and is this very result is left as it is.
 
         :raises Damaged: size or checksum are not what the server says, or another file is in the way.
         """
         path = self._place(result)
         part = path.with_name(path.name + ".part")
+        present = ""
         if path.exists() and not self._overwrite:
-            found = _sha256(path) if path.is_file() else ""
-            if result.sha256 and found == result.sha256:
-                return Downloaded(result.id, path, path.stat().st_size, found, checked=True)
-            raise Damaged(f"{path} is there already and is not this result; --overwrite replaces it")
+            present = _sha256(path) if path.is_file() else "none"
+            if result.sha256 and present == result.sha256:
+                return Downloaded(result.id, path, path.stat().st_size, present, checked=True)
+            if result.sha256 or present == "none":
+                raise Damaged(f"{path} is there already and is not this result; --overwrite replaces it")
         if part.is_symlink() or result.sha256 is None:
             part.unlink(missing_ok=True)
         resumed = part.exists()
@@ -113,6 +115,9 @@ class Downloads:
                 f"result {printable(result.id)!r} has the SHA-256 {found} and the server says {expected}, "
                 "so it was not kept"
             )
+        if present and present != found:
+            part.unlink()
+            raise Damaged(f"{path} is there already and is not this result; --overwrite replaces it")
         part.replace(path)
         return Downloaded(result.id, path, path.stat().st_size, found, checked=bool(expected))
 

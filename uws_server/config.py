@@ -40,6 +40,7 @@ KEYS_OF_OTHERS = frozenset(
         "UWS_CONFIG",
         "UWS_URL",
         "UWS_TOKEN",
+        "UWS_SERVER",
         # what user code is given; a job may well talk about the server
         "UWS_JOB_ID",
         "UWS_ATTEMPT",

@@ -264,6 +264,20 @@ def test_files_that_are_there(standin: Standin, connection: Connection, tmp_path
     assert len(standin.asked) == asked
 
 
+def test_a_result_without_a_checksum_may_be_fetched_again(
+    standin: Standin, connection: Connection, tmp_path: Path
+) -> None:
+    standin.on("GET", "/r", "abc")
+    first = Downloads(connection, tmp_path).fetch(result_at(standin))
+    again = Downloads(connection, tmp_path).fetch(result_at(standin))
+    assert again.path == first.path
+    first.path.write_bytes(b"mine")
+    with pytest.raises(Damaged, match="--overwrite"):
+        Downloads(connection, tmp_path).fetch(result_at(standin))
+    assert first.path.read_bytes() == b"mine"
+    assert list(tmp_path.iterdir()) == [first.path]
+
+
 def test_wanted() -> None:
     results = [Result("a", "u"), Result("b", "v")]
     assert wanted(results, []) == tuple(results)

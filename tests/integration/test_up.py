@@ -103,6 +103,16 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence(tmp_path: Path) -> None:
         assert up.said() == f"uws-server: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
 
 
+def test_a_data_directory_that_cannot_be_made_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.touch()
+    up = UpProcess(data)
+    assert up.wait() == 1
+    assert up.said() == (
+        f"uws-server: the data directory {data} cannot be made: File exists; --data names another\n"
+    )
+
+
 @pytest.mark.covers("3:config-unknown-key")
 def test_an_unknown_key_refuses_the_start(tmp_path: Path) -> None:
     up = UpProcess(tmp_path / "data", environment={"UWS_WEB__WROKERS": "3"})

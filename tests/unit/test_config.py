@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from uws_server.config import BadConfig, Settings, keys, load
+from uws_server.config import KEYS_OF_OTHERS, BadConfig, Settings, keys, load
 
 
 def _refusal(
@@ -240,3 +241,11 @@ def test_networks_are_checked() -> None:
     options = {"sites.local.deny_networks": ["10.0.0.0/8", "fd00::/8"]}
     assert load(environment={}, options=options).sites["local"].deny_networks == ("10.0.0.0/8", "fd00::/8")
     assert "10.0.0.0/99" in _refusal(environment={"UWS_SITES__LOCAL__DENY_NETWORKS": "[10.0.0.0/99]"})
+
+
+def test_what_the_client_reads_from_the_environment_does_not_refuse_the_start() -> None:
+    """README has scientists export UWS_SERVER in the shell from which they may start a server too."""
+    texts = (path.read_text() for path in (Path(__file__).parents[2] / "uws_client").glob("*.py"))
+    read = {name for text in texts for name in re.findall(r"UWS_[A-Z_]+", text)}
+    assert "UWS_SERVER" in read
+    assert read <= KEYS_OF_OTHERS

@@ -52,9 +52,14 @@ class Ready:
 def only_one(data: Path) -> Iterator[None]:
     """Refuse a second `up` on a data directory.
 
-    :raises CannotStart: there is one.
+    :raises CannotStart: there is one, or the directory cannot be made.
     """
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)  # nobody else's business; the operator may widen it
+    try:
+        # Nobody else's business; the operator may widen it.
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        sentence = f"the data directory {data} cannot be made: {error.strerror}; --data names another"
+        raise CannotStart(sentence) from error
     with (data / "up.lock").open("a+", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
