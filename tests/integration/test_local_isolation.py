@@ -286,14 +286,19 @@ def test_without_root_the_same_holds() -> None:
         assert "namespaces" not in modes()  # all that stands here runs without root already
         return
     home = Path.home()
-    prefix = Path(os.path.realpath(sys.base_prefix))
-    script = 'exec setpriv --reuid 65534 --regid 65534 --clear-groups "$@"'
-    if prefix.is_relative_to(home):  # show the interpreter in an otherwise empty home
-        script = (
-            f'mkdir -p /tmp/.uws-python && mount --bind "{prefix}" /tmp/.uws-python && '
-            f'mount -t tmpfs -o mode=755 tmpfs "{home}" && mkdir -p "{prefix}" && '
-            f'mount --move /tmp/.uws-python "{prefix}" && {script}'
-        )
+    needed = {Path(os.path.realpath(sys.base_prefix)), Path(sys.prefix), Path(ROOT).resolve()}
+    inside = [path for path in needed if path.is_relative_to(home)]
+    # Those that lie below another one come with it.
+    shown = [
+        path for path in inside if not any(path != other and path.is_relative_to(other) for other in inside)
+    ]
+    script = f'cd "{ROOT}" && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$@"'
+    if shown:  # what is needed, in an otherwise empty home
+        there = [(f"/tmp/.uws-shown-{number}", path) for number, path in enumerate(shown)]
+        steps = [f'mkdir -p {place} && mount --bind "{path}" {place}' for place, path in there]
+        steps.append(f'mount -t tmpfs -o mode=755 tmpfs "{home}"')
+        steps += [f'mkdir -p "{path}" && mount --move {place} "{path}"' for place, path in there]
+        script = " && ".join((*steps, script))
     command = [
         "unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh",
         "env", "PYTHONDONTWRITEBYTECODE=1", "HOME=/nonexistent",
