@@ -8,7 +8,6 @@ Refused
 ├── TooLarge          413
 ├── WrongType         415
 ├── Conflict          409  an Idempotency-Key used for something else, a fenced-off attempt
-├── TooMany           429  with `retry_after` seconds
 └── Unavailable       503  with `retry_after` seconds: Redis or the object store does not answer
 """
 
@@ -45,14 +44,6 @@ class WrongType(Refused):
 
 class Conflict(Refused):
     """It contradicts what was said before."""
-
-
-class TooMany(Refused):
-    """Too many requests; ``retry_after`` in seconds."""
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 class Unavailable(Refused):

@@ -17,7 +17,7 @@ Clock = Callable[[], Instant]
 class Changes:
     """Applies events to jobs.
 
-    Cost of one event: one read (HGETALL + MGET in one round trip) and one script call; the wake-up
+    Cost of one event: two script calls, one that reads and one that changes; the wake-up
     of an idle site is one more SET and, when it was not awake, an RQ enqueue.
     """
 

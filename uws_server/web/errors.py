@@ -16,7 +16,6 @@ from uws_server.domain.errors import (
     NotFound,
     Refused,
     TooLarge,
-    TooMany,
     Unauthenticated,
     Unavailable,
     WrongType,
@@ -35,7 +34,6 @@ STATUS: dict[type[Refused], int] = {
     Conflict: 409,
     TooLarge: 413,
     WrongType: 415,
-    TooMany: 429,
     Unavailable: 503,
 }
 
@@ -79,7 +77,7 @@ def _refused(error: Refused) -> Response:
         return refusal(408, str(error), {"Connection": "close"})
     status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
     headers = {}
-    if isinstance(error, TooMany | Unavailable):
+    if isinstance(error, Unavailable):
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
     return refusal(status, str(error), headers)
 
