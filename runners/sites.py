@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runners import site_files
 from runners.base import Runner
-from runners.isolation import Isolation, IsolationError, LocalSettings, probe
+from runners.local import site_files
+from runners.local.isolation import Isolation, IsolationError, LocalSettings, probe
 from uws_server.config import BadConfig, Settings, Site, is_loopback
 
 _LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -59,7 +59,7 @@ def open_runner(settings: Settings, name: str) -> Runner:
 
     :raises BadConfig: see `isolation`.
     """
-    from runners.local import LocalRunner
+    from runners.local.runner import LocalRunner
 
     isolation(settings, name)
     return LocalRunner(_directory(settings, name), local_settings(settings, site(settings, name)))

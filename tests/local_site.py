@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runners import cgroups, processes
 from runners.base import Observation, State
-from runners.isolation import IsolationError, Mode
-from runners.local import LocalRunner, LocalSettings, probe
+from runners.local import cgroups, processes
+from runners.local.isolation import IsolationError, LocalSettings, Mode, probe
+from runners.local.runner import LocalRunner
 from uws_server.domain.runspec import Limits, Resources, RunSpec
 
 # Waits as the real agent does, and fails or delays where a file in the site's directory says so.
@@ -134,7 +134,7 @@ class LocalSite:
             return [
                 pid
                 for pid in with_command_line(name)
-                if b"runners.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                if b"runners.local.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes()
                 and not _has_sandbox_parent(pid)
             ]
 
@@ -177,7 +177,7 @@ def _has_sandbox_parent(pid: int) -> bool:
         parent = Path(f"/proc/{process.parent if process else 0}/cmdline").read_bytes()
     except OSError:
         return False
-    return b"runners.supervisor" in parent
+    return b"runners.local.supervisor" in parent
 
 
 @contextmanager

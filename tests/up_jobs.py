@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from runners import cgroups
+from runners.local import cgroups
 from tests.up_process import UpProcess, until
 
 FINAL = {"COMPLETED", "ERROR", "ABORTED"}

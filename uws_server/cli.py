@@ -16,7 +16,7 @@ from uws_server import __version__
 if TYPE_CHECKING:
     import threading
 
-    from runners.isolation import Isolation
+    from runners.local.isolation import Isolation
     from uws_server.config import Settings
     from uws_server.factory import Services
     from uws_server.up.run import Ready

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from runners import agent
+from runners.agent import __main__ as agent
 from tests.crash import points
 
 if __name__ == "__main__":

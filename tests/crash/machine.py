@@ -20,7 +20,7 @@ from urllib.parse import urlencode, urlsplit
 
 import redis
 
-from runners import processes, site_files
+from runners.local import processes, site_files
 from tests.crash.gate import Gate
 from tests.redis_servers import PROGRAMS
 from uws_server.domain.job import Job, Workload

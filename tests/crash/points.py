@@ -65,13 +65,13 @@ def _fenced(_store: Any, _before: Any, _after: Any, lease: Any = None) -> bool:
     return lease is not None
 
 
-_WRITE = "runners.site_files:write"
+_WRITE = "runners.local.site_files:write"
 _STORE = "uws_server.store.redis:RedisStore"
 _OBJECTS = "uws_server.storage.file:FileStore"
 _APPLY = "uws_server.service.changes:Changes.apply"
 _QUEUE = "uws_server.queue.rq:RqQueue"
-_LOCAL = "runners.local:LocalRunner"
-_AGENT = "runners.door:Door"
+_LOCAL = "runners.local.runner:LocalRunner"
+_AGENT = "runners.agent.door:Door"
 
 POINTS: dict[str, Point] = {
     # any process that acts under a lease, when it has decided what to store
@@ -101,8 +101,8 @@ POINTS: dict[str, Point] = {
     "supervisor after mark": Point("after", _WRITE, _file("started")),
     "supervisor before exit": Point("before", _WRITE, _file("exit")),
     "supervisor after exit": Point("after", _WRITE, _file("exit")),
-    "supervisor before last word": Point("before", "runners.supervisor:Supervisor._tell", _last_word),
-    "supervisor after last word": Point("after", "runners.supervisor:Supervisor._tell", _last_word),
+    "supervisor before last word": Point("before", "runners.local.supervisor:Supervisor._tell", _last_word),
+    "supervisor after last word": Point("after", "runners.local.supervisor:Supervisor._tell", _last_word),
     # finish: agent, web, watcher
     "agent before links": Point("before", f"{_AGENT}.links"),
     "agent before put": Point("before", f"{_AGENT}.put"),
@@ -118,7 +118,7 @@ POINTS: dict[str, Point] = {
     "before succeeded": Point("before", _APPLY, _events("Succeeded")),
     "after succeeded": Point("after", _APPLY, _events("Succeeded")),
     "before forget": Point("before", f"{_LOCAL}.forget"),
-    "within forget": Point("before", "runners.trees:remove"),
+    "within forget": Point("before", "runners.local.trees:remove"),
     "after forget": Point("after", f"{_LOCAL}.forget"),
     "before lost": Point("before", _APPLY, _events("AttemptLost")),
     "after lost": Point("after", _APPLY, _events("AttemptLost")),
@@ -127,7 +127,7 @@ POINTS: dict[str, Point] = {
     "after abort": Point("before", f"{_QUEUE}.stop"),
     "before delete": Point("before", _APPLY, _events("DeleteRequested")),
     "before stop": Point("before", f"{_LOCAL}.stop"),
-    "within stop": Point("before", "runners.site_files:ring"),
+    "within stop": Point("before", "runners.local.site_files:ring"),
     "after stop": Point("after", f"{_LOCAL}.stop"),
     "before gone": Point("before", _APPLY, _events("Gone")),
     "after gone": Point("after", _APPLY, _events("Gone")),

@@ -31,16 +31,16 @@ def quicken() -> None:
 
 def arm(point: str, action: str) -> None:
     """Arm this process, or the supervisors or agents that it starts."""
-    import runners.isolation
-    import runners.local
+    import runners.local.isolation
+    import runners.local.runner
 
     who, _, _ = point.partition(" ")
     if who == "supervisor":
-        runners.local._BOOT = ("-I", "-S", "-c", _SUPERVISOR.format(point=point))
+        runners.local.runner._BOOT = ("-I", "-S", "-c", _SUPERVISOR.format(point=point))
     elif who == "agent":
         agent = (sys.executable, "-m", "tests.crash.agent", point)
-        settings = runners.isolation.LocalSettings
-        runners.isolation.LocalSettings.__init__ = functools.partialmethod(settings.__init__, agent=agent)  # type: ignore[assignment]
+        settings = runners.local.isolation.LocalSettings
+        settings.__init__ = functools.partialmethod(settings.__init__, agent=agent)  # type: ignore[assignment, method-assign]
     else:
         points.arm(point, points.pause_self if action == "pause" else None)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from runners import supervisor
+from runners.local import supervisor
 from tests.crash import points
 
 
 def main(point: str) -> None:
-    """See `runners.supervisor.main`."""
+    """See `runners.local.supervisor.main`."""
     points.arm(point)
     supervisor.main()

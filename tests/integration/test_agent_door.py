@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from runners.attempt_dir import FENCED, STAGE_IN_FAILED, STAGE_OUT_FAILED
+from runners.agent.attempt_dir import FENCED, STAGE_IN_FAILED, STAGE_OUT_FAILED
 from tests.integration.agent_door import JOB, Attempt, serving
 from uws_server.domain.job import Job, Parameter, Upload, Workload
 from uws_server.domain.phase import Phase

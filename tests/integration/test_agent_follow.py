@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from flask import Response
 
-from runners.attempt_dir import FENCED, STAGE_OUT_FAILED
-from runners.capped_log import CappedLog
+from runners.agent.attempt_dir import FENCED, STAGE_OUT_FAILED
+from runners.local.capped_log import CappedLog
 from tests.integration.agent_door import JOB, OURS, Attempt, DoorDouble, ended, kill, serving, until
 from uws_server.domain.runspec import Limits, Output
 

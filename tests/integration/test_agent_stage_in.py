@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from flask import Response
 
-from runners.attempt_dir import FENCED, STAGE_IN_FAILED
+from runners.agent.attempt_dir import FENCED, STAGE_IN_FAILED
 from tests.integration.agent_door import JOB, OURS, Attempt, DoorDouble, ended, kill, serving, until
 from uws_server.domain.runspec import Input, Resources
 
@@ -692,7 +692,7 @@ def test_without_inputs_nothing_heavy_is_imported(tmp_path: Path) -> None:
     agent = [sys.executable, "-X", "importtime", "-m", "runners.agent", "stage-in", str(attempt.top)]
     run = subprocess.run(agent, capture_output=True, text=True, timeout=60, check=True)
     imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
-    assert "runners.attempt_dir" in imported
+    assert "runners.agent.attempt_dir" in imported
     assert not imported & {"urllib3", "ssl", "socket", "pydantic", "flask", "obstore"}
     assert attempt.said("stage-in")["inputs"] == []
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runners import site_files
 from runners.base import Busy, Cause, State
+from runners.local import site_files
 from tests.local_site import LocalSite, local_site, modes, until, with_command_line
 from uws_server.domain.runspec import RunSpec
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runners.base import Busy, Cause, State
-from runners.isolation import Mode
+from runners.local.isolation import Mode
 from tests.local_site import QUICK, SMALL, LocalSite, local_site, modes, until, with_command_line
 from uws_server.domain.runspec import Input, Limits, Resources, RunSpec
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from runners import processes, site_files
 from runners.base import Cause, State
-from runners.local import end_leftovers
+from runners.local import processes, site_files
+from runners.local.runner import end_leftovers
 from tests.integration.test_local import DAEMON, INPUT, STAY
 from tests.local_site import LocalSite, local_site, modes, until, with_command_line
 from uws_server.domain.runspec import RunSpec
@@ -121,8 +121,8 @@ def test_an_attempt_outlives_the_worker_that_started_it(site: LocalSite, moment:
     spec = site.spec("/bin/sh", "-c", f"{COUNT}while [ ! -e go ]; do sleep 0.05; done")
     code = """
 import os, pickle, signal, sys
-from runners import site_files
-from runners.local import LocalRunner
+from runners.local import site_files
+from runners.local.runner import LocalRunner
 directory, settings, spec, moment = pickle.load(sys.stdin.buffer)
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -156,7 +156,7 @@ def test_many_starts_at_once_by_threads_and_processes(site: LocalSite) -> None:
     runners = [site.another() for _ in range(4)]
     code = """
 import pickle, sys
-from runners.local import LocalRunner
+from runners.local.runner import LocalRunner
 directory, settings, spec = pickle.load(sys.stdin.buffer)
 LocalRunner(directory, settings).start(spec, "http://127.0.0.1:9", "t")
 """

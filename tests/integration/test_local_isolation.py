@@ -14,8 +14,8 @@ from typing import Literal
 import pytest
 
 from runners.base import Cause, State
-from runners.isolation import IsolationError, LocalSettings, Mode, probe, view
-from runners.local import LocalRunner
+from runners.local.isolation import IsolationError, LocalSettings, Mode, probe, view
+from runners.local.runner import LocalRunner
 from tests.local_site import LocalSite, local_site, modes, until
 from uws_server.domain.runspec import RunSpec
 

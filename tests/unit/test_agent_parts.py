@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runners import stage_in
-from runners.attempt_dir import Access, NotRegular, open_regular
-from runners.door import Deadline, DeadlinePassed, backoff, retry_after
-from runners.follow import Memory, last_progress, pace, user_error
-from runners.stage_in import guarded_pool, recorded, refuse_address, shown
-from runners.stage_out import DEEPEST, Changed, Reading, harvest, matches, media_type
+from runners.agent import stage_in
+from runners.agent.attempt_dir import Access, NotRegular, open_regular
+from runners.agent.door import Deadline, DeadlinePassed, backoff, retry_after
+from runners.agent.follow import Memory, last_progress, pace, user_error
+from runners.agent.stage_in import guarded_pool, recorded, refuse_address, shown
+from runners.agent.stage_out import DEEPEST, Changed, Reading, harvest, matches, media_type
 from uws_server.domain.runspec import Limits, Output
 
 # Patterns -----------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def test_ids(tmp_path: Path) -> None:
 )
 def test_ids_are_unique_and_plain(names: list[str]) -> None:
     taken = {"stdout", "stderr", "manifest"}
-    from runners.stage_out import _id
+    from runners.agent.stage_out import _id
 
     ids = [_id(name, taken) for name in [*names, *names, "stdout", "manifest"]]
     assert len(set(ids)) == len(ids)
@@ -161,7 +161,7 @@ def test_depth_is_bounded(tmp_path: Path) -> None:
 
 
 def test_entries_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runners.stage_out.MOST_ENTRIES", 10)
+    monkeypatch.setattr("runners.agent.stage_out.MOST_ENTRIES", 10)
     root = tree(tmp_path, *(f"{number:02}" for number in range(30)))
     found = harvest(root, [Output("x", "**")], Limits())
     os.close(root)

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runners import capped_log, cgroups, ending, processes, site_files, trees
-from runners.local import environment, refusal, substitute
-from runners.supervisor import DiskWatch
+from runners.local import capped_log, cgroups, ending, processes, site_files, trees
+from runners.local.runner import environment, refusal, substitute
+from runners.local.supervisor import DiskWatch
 from uws_server.domain.runspec import Resources, RunSpec
 
 SPEC = RunSpec("01234567890123456789abcdef", 1, "test", "command", ("true",))
@@ -309,7 +309,7 @@ def test_only_the_named_process_is_killed() -> None:
 
 
 def test_the_supervisor_starts_quickly() -> None:
-    code = "import sys; sys.path.append('.'); import runners.supervisor; print(*sorted(sys.modules))"
+    code = "import sys; sys.path.append('.'); import runners.local.supervisor; print(*sorted(sys.modules))"
     command = [sys.executable, "-I", "-S", "-c", code]
     loaded = subprocess.run(
         command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runners import notebook_outputs
-from runners.notebook_end import plain, sentence
-from runners.notebook_outputs import OutputBounds, size_of, unpack
+from runners.notebook import outputs
+from runners.notebook.end import plain, sentence
+from runners.notebook.outputs import OutputBounds, size_of, unpack
 
 
 def new_output(output_type: str, **fields: Any) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_much_output_keeps_its_head_and_tail_and_says_what_is_missing(size: int)
     assert text.startswith(head)
     assert text.endswith(tail)
     assert len(head) + int(dropped) + len(tail) == len(text)
-    assert len(tail) == len(head) == notebook_outputs.CELL_TEXT // 2
+    assert len(tail) == len(head) == outputs.CELL_TEXT // 2
 
 
 def test_all_cells_together_are_bounded_and_each_keeps_a_little() -> None:
@@ -65,8 +65,8 @@ def test_all_cells_together_are_bounded_and_each_keeps_a_little() -> None:
         bounds.stream(cells[-1], "stdout", "x" * 5_000_000)
     bounds.write()
     sizes = [size_of([o["text"] for o in cell]) for cell in cells]
-    assert sum(sizes) < notebook_outputs.ALL_TEXT + 2 * notebook_outputs.CELL_TEXT
-    assert min(sizes) >= notebook_outputs.LEAST_CELL_TEXT
+    assert sum(sizes) < outputs.ALL_TEXT + 2 * outputs.CELL_TEXT
+    assert min(sizes) >= outputs.LEAST_CELL_TEXT
 
 
 def test_a_cell_that_clears_its_output_starts_afresh() -> None:
@@ -88,7 +88,7 @@ def test_rich_outputs_share_a_bound_and_updates_do_not_count_again() -> None:
         content = {"data": {"image/png": "A" * 10_000_000}, "metadata": {}}
         bounds.trim("display_data", content)
         kept += "image/png" in content["data"]
-    assert kept == notebook_outputs.ALL_OUTPUTS // 10_000_009
+    assert kept == outputs.ALL_OUTPUTS // 10_000_009
     small = {"data": {"text/plain": "x" * 10}, "metadata": {}}
     for _ in range(100_000):
         bounds.trim("update_display_data", small)
@@ -105,7 +105,7 @@ def test_a_long_print_is_cut_before_it_is_decoded() -> None:
         assert len(head) > 100_000
         assert text.startswith(head)
         assert text.endswith(tail.partition("…]\n")[2][10:])
-        assert len(content["text"]) < notebook_outputs.ONE_PRINT
+        assert len(content["text"]) < outputs.ONE_PRINT
     other = {"data": {"text/plain": "z" * 20_000_000}}
     assert unpack(memoryview(json.dumps(other).encode())) == other
 

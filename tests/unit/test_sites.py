@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runners import sites
-from runners.isolation import Isolation, Mode
+from runners.local.isolation import Isolation, Mode
 from runners.sites import isolation, local_settings, site
 from uws_server.config import BadConfig, Settings, load
 

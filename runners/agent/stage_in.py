@@ -29,8 +29,8 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, LocationParseError, SSLError
 from urllib3.util import make_headers
 
-from runners.attempt_dir import AttemptDir
-from runners.door import Away, Deadline, Door, Refused, Wanted, backoff, retry_after
+from runners.agent.attempt_dir import AttemptDir
+from runners.agent.door import Away, Deadline, Door, Refused, Wanted, backoff, retry_after
 from uws_server.domain.runspec import Input
 
 _CHUNK = 256 * 1024

@@ -20,9 +20,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from runners.attempt_dir import FENCED, STAGE_OUT_FAILED, AttemptDir
-from runners.door import MOST_LINKS, Away, Deadline, DeadlinePassed, Door, Fenced, Link, Refused, Wanted
-from runners.stage_out import Changed, Harvest, Reading, Result, harvest
+from runners.agent.attempt_dir import FENCED, STAGE_OUT_FAILED, AttemptDir
+from runners.agent.door import MOST_LINKS, Away, Deadline, DeadlinePassed, Door, Fenced, Link, Refused, Wanted
+from runners.agent.stage_out import Changed, Harvest, Reading, Result, harvest
 
 SEGMENT = 4 * 1024**2  # bytes of a log that go in one object
 _SHORTEST_PAUSE = 0.25  # s between uploads of a log

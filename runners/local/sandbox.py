@@ -20,7 +20,7 @@ import resource
 import signal
 import time
 
-from runners import processes
+from runners.local import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

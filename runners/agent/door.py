@@ -21,7 +21,7 @@ from urllib.parse import urljoin
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from runners.attempt_dir import Access
+from runners.agent.attempt_dir import Access
 
 MOST_LINKS = 100  # in one call
 _CONNECT = 5.0  # s

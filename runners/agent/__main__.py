@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from runners.attempt_dir import FENCED, STAGE_IN_FAILED, AttemptDir
+from runners.agent.attempt_dir import FENCED, STAGE_IN_FAILED, AttemptDir
 
 
 def stage_in(attempt: AttemptDir) -> int:
@@ -27,8 +27,8 @@ def stage_in(attempt: AttemptDir) -> int:
             attempt.inputs.mkdir(parents=True, exist_ok=True)
             before = {"ok": True, "message": "", "detail": "", "transient": False, "inputs": []}
         else:
-            from runners.door import Fenced
-            from runners.stage_in import stage_in as fetch_all
+            from runners.agent.door import Fenced
+            from runners.agent.stage_in import stage_in as fetch_all
 
             try:
                 before = fetch_all(attempt)
@@ -40,7 +40,7 @@ def stage_in(attempt: AttemptDir) -> int:
 
 def follow(attempt: AttemptDir) -> int:
     """Store logs and results, and hand in the manifest."""
-    from runners.follow import Follower
+    from runners.agent.follow import Follower
 
     return Follower(attempt).run()
 

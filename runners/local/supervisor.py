@@ -1,6 +1,6 @@
 """The process that holds one attempt of the local site, and outlives the server.
 
-Started by `runners.local` with the attempt's lock already held. It stages in, runs the user's
+Started by `runners.local.runner` with the attempt's lock already held. It stages in, runs the user's
 code in its sandbox, enforces the limits, keeps the logs, sees the agent through, and writes each
 step into state.json. When it is killed the attempt is lost: the kernel kills the user's code with
 it, and the mark `started` makes sure that nobody runs that code again.
@@ -22,7 +22,7 @@ import signal
 import sys
 import time
 
-from runners import capped_log, cgroups, ending, processes, sandbox, site_files, trees
+from runners.local import capped_log, cgroups, ending, processes, sandbox, site_files, trees
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ leaves in DIR ``executed.ipynb``, always, and ``executed.html``, where it can be
 notebook prints is passed on as it is printed. The working directory of the notebook is this
 process's own.
 
-Exit codes (`runners.notebook_end.Exit`):
+Exit codes (`runners.notebook.end.Exit`):
 
 ====  ==========================================================================================
 0     every cell ran, or a cell ended the notebook with ``sys.exit()``, ``sys.exit(0)``, ``exit``
@@ -59,7 +59,7 @@ from typing import Any, NoReturn, Self
 
 from job_templates.notebook import MAX_BYTES, notebook_language, read_notebook, read_parameters
 from job_templates.own import check_required, from_text
-from runners.notebook_end import Exit, NotebookFailed, Stop
+from runners.notebook.end import Exit, NotebookFailed, Stop
 from uws_server.domain.errors import BadRequest
 
 logger = logging.getLogger("runners.notebook")
@@ -139,7 +139,7 @@ def _run(options: argparse.Namespace, stop: Stop) -> NotebookFailed | None:
         except NotebookFailed as error:
             failure, kernel = error, Kernel("", "")
 
-        from runners import notebook_engine as engine
+        from runners.notebook import engine
 
         node = engine.prepare(notebook, options.notebook.name)
         if failure is None:
@@ -160,7 +160,7 @@ def _run(options: argparse.Namespace, stop: Stop) -> NotebookFailed | None:
             execution.notebook_complete()
     failure = execution.failure
     if not options.no_html:
-        from runners.notebook_html import hurry, render
+        from runners.notebook.rendering import hurry, render
 
         # a signal that comes now changes no outcome: what was to be run has been run, and is saved
         stop.wake = lambda: hurry(RENDER_SECONDS_STOPPED)

@@ -45,8 +45,8 @@ from papermill.execute import ERROR_MARKER_TAG, remove_error_markers
 from papermill.parameterize import parameterize_notebook
 from papermill.version import version as papermill_version
 
-from runners.notebook_end import Exit, NotebookFailed, Stop, sentence
-from runners.notebook_outputs import OutputBounds, size_of, unpack
+from runners.notebook.end import Exit, NotebookFailed, Stop, sentence
+from runners.notebook.outputs import OutputBounds, size_of, unpack
 
 nbformat: Any = untyped_nbformat  # it has types for a part of itself only
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from runners.attempt_dir import open_regular, step_into
+from runners.agent.attempt_dir import open_regular, step_into
 from uws_server.domain.runspec import Limits, Output
 
 DEEPEST = 32  # directories

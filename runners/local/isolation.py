@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from runners import cgroups, sandbox, site_files
+import runners
+from runners.local import cgroups, sandbox
 
 Mode = Literal["namespaces", "bubblewrap", "none"]
 
@@ -199,7 +200,8 @@ def _try_namespaces() -> str:
     if os.geteuid() != 0:
         return "the server is not root"
     program = (
-        "import sys; sys.path.append(sys.argv[1]); from runners.sandbox import probe_namespaces as p; p()"
+        "import sys; sys.path.append(sys.argv[1]); "
+        "from runners.local.sandbox import probe_namespaces as p; p()"
     )
     return _try([sys.executable, "-I", "-S", "-c", program, package_root()])
 
@@ -254,7 +256,7 @@ def _try_cgroups(parent: str) -> dict[str, str]:
 
 def package_root() -> str:
     """The directory from which this package was imported."""
-    return str(Path(site_files.__file__).resolve().parent.parent)
+    return str(Path(runners.__path__[0]).resolve().parent)
 
 
 def view(settings: LocalSettings, hidden: tuple[str, ...]) -> list[list[str]]:

@@ -23,9 +23,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runners import cgroups, ending, processes, site_files, trees
 from runners.base import Busy, Cause, Observation, Outcome, State, no_doubt
-from runners.isolation import Isolation, IsolationError, LocalSettings, package_root, probe, view
+from runners.local import cgroups, ending, processes, site_files, trees
+from runners.local.isolation import Isolation, IsolationError, LocalSettings, package_root, probe, view
 from uws_server.domain.runspec import RunSpec, located
 
 __all__ = ["Isolation", "IsolationError", "LocalRunner", "LocalSettings", "probe"]
@@ -44,7 +44,7 @@ _BOOT = (  # -I -S: nothing of the user's environment, and no time for site-pack
     "-I",
     "-S",
     "-c",
-    "import sys; sys.path.append(sys.argv[1]); from runners.supervisor import main; main()",
+    "import sys; sys.path.append(sys.argv[1]); from runners.local.supervisor import main; main()",
 )
 _LOCK_DESCRIPTOR = 3
 _SPAWNING = 2.0  # seconds that another worker may take between the lock and the supervisor

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from runners.notebook_outputs import size_of
+from runners.notebook.outputs import size_of
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""The program that runs one notebook, cell by cell, and says truthfully what became of each."""
