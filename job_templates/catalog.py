@@ -14,13 +14,13 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from job_templates import marks
-from job_templates.definition import Definition, nearest
-from job_templates.given import Given
+from job_templates import yaml_lines
+from job_templates.client_text import shown
+from job_templates.job_parameters import JobParameters
 from job_templates.notebook import NotebookParameter, read_parameters
-from job_templates.parameters import ParameterType
-from job_templates.schema import Template
-from job_templates.texts import shown
+from job_templates.parameter_type import ParameterType
+from job_templates.schema import Definition, nearest
+from job_templates.template import Template
 from uws_server.domain.errors import BadRequest, NotFound
 from uws_server.domain.job import Parameter
 
@@ -138,16 +138,16 @@ def read_file(path: Path) -> tuple[Template | None, list[Problem]]:
     """One template file: the template, or what is wrong with it."""
     file, raw = str(path), b""
     try:
-        if path.stat().st_size > 4 * marks.MAX_CHARACTERS:
-            return None, [Problem(file, 1, f"larger than {4 * marks.MAX_CHARACTERS} bytes")]
+        if path.stat().st_size > 4 * yaml_lines.MAX_CHARACTERS:
+            return None, [Problem(file, 1, f"larger than {4 * yaml_lines.MAX_CHARACTERS} bytes")]
         raw = path.read_bytes()
         text = raw.decode()
-        marked = marks.read(text)
+        marked = yaml_lines.read(text)
     except OSError as error:
         return None, [Problem(file, 1, f"the file cannot be read: {error.strerror}")]
     except UnicodeDecodeError as error:
         return None, [Problem(file, raw.count(b"\n", 0, error.start) + 1, "not UTF-8 text")]
-    except marks.Unreadable as error:
+    except yaml_lines.Unreadable as error:
         return None, [Problem(file, error.line, str(error))]
     if not isinstance(marked.data, dict):
         return None, [Problem(file, 1, "a template is a mapping with 'name', 'title', 'kind' …")]
@@ -228,13 +228,13 @@ def _example_problems(definition: Definition) -> _Found:
     for number, example in enumerate(definition.examples):
         try:
             given = [Parameter(name, value) for name, value in example.parameters.items()]
-            Given(definition, given).values(None)
+            JobParameters(definition, given).values(None)
         except BadRequest as refused:
             found.append((("examples", number), f"the example does not work: {refused}"))
     return found
 
 
-def _line(marked: marks.Marked, loc: tuple[int | str, ...], kind: str) -> int:
+def _line(marked: yaml_lines.Marked, loc: tuple[int | str, ...], kind: str) -> int:
     return marked.line(loc[:-1] if kind == "missing" else loc)
 
 

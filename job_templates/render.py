@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from job_templates.definition import NOTEBOOK_PATH
-from job_templates.given import OWN_OBJECT, ReadUpload
-from job_templates.schema import Template
-from job_templates.staging import INPUTS
+from job_templates.input_files import INPUTS
+from job_templates.job_parameters import OWN_OBJECT, ReadUpload
+from job_templates.schema import NOTEBOOK_PATH
+from job_templates.template import Template
 from uws_server.domain.job import Job
 from uws_server.domain.runspec import Input, Limits, Output, RunSpec
 

@@ -58,7 +58,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from job_templates.notebook import MAX_BYTES, notebook_language, read_notebook, read_parameters
-from job_templates.own import check_required, from_text
+from job_templates.notebook_values import check_required, from_text
 from runners.notebook.end import Exit, NotebookFailed, Stop
 from uws_server.domain.errors import BadRequest
 

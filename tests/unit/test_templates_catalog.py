@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job_templates import catalog, marks
+from job_templates import catalog, yaml_lines
 from uws_server.domain.errors import NotFound
 
 GOOD = """\
@@ -265,25 +265,25 @@ def test_yaml_is_read_as_json_like_people_expect() -> None:
         words: [yes, no, on, ~, null, true, 2026-01-01, 1:30, 012, "1"]
         numbers: [1e-3, 1.5, -2, .5, 1E5]
         """)
-    assert marks.read(text).data == {
+    assert yaml_lines.read(text).data == {
         "words": ["yes", "no", "on", None, None, True, "2026-01-01", "1:30", "012", "1"],
         "numbers": [0.001, 1.5, -2, 0.5, 100000.0],
     }
 
 
 def test_more_values_than_a_template_has_are_not_read() -> None:
-    with pytest.raises(marks.Unreadable, match="more than 20000 values"):
-        marks.read("[" + "1," * 30_000 + "]")
-    with pytest.raises(marks.Unreadable, match="characters; at most"):
-        marks.read(" " * 300_000)
+    with pytest.raises(yaml_lines.Unreadable, match="more than 20000 values"):
+        yaml_lines.read("[" + "1," * 30_000 + "]")
+    with pytest.raises(yaml_lines.Unreadable, match="characters; at most"):
+        yaml_lines.read(" " * 300_000)
 
 
 @given(st.text(alphabet=st.sampled_from(list("ab:-[]{}&*!|>'\"# \n\t%@`?,1.~\x00é")), max_size=60))
 @settings(deadline=None)
 def test_no_text_breaks_the_reading(text: str) -> None:
     try:
-        line, data = 1, marks.read(text).data
-    except marks.Unreadable as error:
+        line, data = 1, yaml_lines.read(text).data
+    except yaml_lines.Unreadable as error:
         line, data = error.line, None
     assert 1 <= line <= text.count("\n") + 2
     json.dumps(data)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from job_templates import catalog, quantities
-from job_templates.definition import Definition
-from job_templates.parameters import ParameterType
-from job_templates.schema import Template
-from job_templates.staging import safe_name
+from job_templates import amounts, catalog
+from job_templates.input_files import safe_name
+from job_templates.parameter_type import ParameterType
+from job_templates.schema import Definition
+from job_templates.template import Template
 from uws_server.domain.errors import BadRequest
 from uws_server.domain.job import Parameter, Upload
 
@@ -317,18 +317,18 @@ def test_wishes_for_time_are_clipped_to_the_ceilings() -> None:
     ],
 )
 def test_sizes(text: str, size: int) -> None:
-    assert quantities.read_size(text) == size
+    assert amounts.read_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "-1", "1e9", "1XB", "1 2", "1" * 20, "٣GB"])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="a size such as"):
-        quantities.read_size(text)
+        amounts.read_size(text)
 
 
 def test_cores_and_durations() -> None:
-    assert [quantities.read_cores(text) for text in ("2", "0.25", "1500m")] == [2000, 250, 1500]
-    assert [quantities.read_duration(text) for text in ("90", "30min", "1.5h", "7d")] == [
+    assert [amounts.read_cores(text) for text in ("2", "0.25", "1500m")] == [2000, 250, 1500]
+    assert [amounts.read_duration(text) for text in ("90", "30min", "1.5h", "7d")] == [
         90,
         1800,
         5400,

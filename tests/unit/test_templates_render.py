@@ -14,7 +14,7 @@ import pytest
 
 from job_templates import catalog
 from job_templates.render import render
-from job_templates.schema import Template
+from job_templates.template import Template
 from uws_server.domain.errors import BadRequest
 from uws_server.domain.job import Job, Parameter, Upload
 from uws_server.domain.runspec import Input, RunSpec, located

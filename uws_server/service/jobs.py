@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from job_templates.amounts import write_cores, write_size
 from job_templates.catalog import Catalog
-from job_templates.quantities import write_cores, write_size
-from job_templates.schema import Template
+from job_templates.template import Template
 from uws_server.domain.caller import Caller
 from uws_server.domain.errors import BadRequest, Conflict, Forbidden, NotFound, Refused, TooLarge, Unavailable
 from uws_server.domain.events import (

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request
 
-from job_templates.schema import Template
+from job_templates.template import Template
 from uws_server.domain.caller import Caller
 from uws_server.domain.errors import BadRequest, Forbidden, NotFound, Unavailable
 from uws_server.domain.instants import Instant, to_iso

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from job_templates.schema import Template
+from job_templates.template import Template
 from uws_server import __version__
 from uws_server.web.models import JobEntry, JobList, NewJob, ParameterEntry, Refusal, ResultEntry
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from job_templates.schema import Template
+from job_templates.template import Template
 from uws_server.web.addresses import Addresses
 from uws_server.web.openapi import openapi_document
 from uws_server.web.parts import Parts

@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from job_templates import own
-from job_templates.definition import NOTEBOOK_PATH, Definition, default_value, nearest
+from job_templates.client_text import shown
+from job_templates.input_files import Staged, safe_name, stage
 from job_templates.notebook import NotebookParameter, read_parameters
-from job_templates.parameters import MAX_TIMES, ParameterType, resource_word
-from job_templates.staging import Staged, safe_name, stage
-from job_templates.texts import shown
+from job_templates.notebook_values import PREFIX, check_required, from_object, from_text, is_own, own_name
+from job_templates.parameter_type import MAX_TIMES, ParameterType, resource_word
+from job_templates.schema import NOTEBOOK_PATH, Definition, default_value, nearest
 from uws_server.domain.errors import BadRequest
 from uws_server.domain.job import Parameter
 
@@ -22,7 +22,7 @@ ReadUpload = Callable[[str], bytes]
 """The content that came with the job as the parameter of this name."""
 
 
-class Given:
+class JobParameters:
     """The parameters of one job; ``staged`` are its files, by the name of the parameter that they are for.
 
     :raises BadRequest: one is unknown, missing, given too often, a file where text is due, or no good file.
@@ -48,22 +48,20 @@ class Given:
                 # Its directory cannot be that of a typed parameter, whose name has no dot.
                 path = f"p.{_folder(name)}/{safe_name(parameter.value)}"
                 file = ParameterType(name=_folder(name), type="file")
-                self.staged[own.PREFIX + name] = [stage(file, parameter, path=path)]
+                self.staged[PREFIX + name] = [stage(file, parameter, path=path)]
 
     def _sort(self, parameter: Parameter) -> None:
         kind = self._template.find(parameter.name)
         if kind is not None:
             self._by_name.setdefault(kind.name, []).append(parameter)
-        elif self._template.notebook_parameter and own.is_own(parameter.name):
-            name = own.own_name(parameter.name)
+        elif self._template.notebook_parameter and is_own(parameter.name):
+            name = own_name(parameter.name)
             if name in self.own:
-                raise BadRequest(f"parameter {own.PREFIX}{name} may stand only once")
+                raise BadRequest(f"parameter {PREFIX}{name} may stand only once")
             self.own[name] = parameter
         else:
             names = [known.name for known in self._template.parameters]
-            listed = ", ".join(
-                [*names, *([f"{own.PREFIX}NAME"] if self._template.notebook_parameter else ())]
-            )
+            listed = ", ".join([*names, *([f"{PREFIX}NAME"] if self._template.notebook_parameter else ())])
             raise BadRequest(
                 f"service {self._template.name} has no parameter {shown(parameter.name)}; "
                 f"it accepts {listed or 'none'}{nearest(parameter.name, names)}"
@@ -124,16 +122,16 @@ class Given:
                     f"parameter {bringer.name} is no notebook that can be run: {error}"
                 ) from None
         for name in together:
-            own.own_name(own.PREFIX + name)
-        values = own.from_object(known, together)
+            own_name(PREFIX + name)
+        values = from_object(known, together)
         for name, parameter in self.own.items():
             if name in together:
-                raise BadRequest(f"parameter {own.PREFIX}{name} is in {OWN_OBJECT!r} too; say it once")
+                raise BadRequest(f"parameter {PREFIX}{name} is in {OWN_OBJECT!r} too; say it once")
             text = parameter.value
             if parameter.upload is not None:
-                text = self.staged[own.PREFIX + name][0].value
-            values[name] = own.from_text(known, name, text) if readable else text
-        own.check_required(known, values)
+                text = self.staged[PREFIX + name][0].value
+            values[name] = from_text(known, name, text) if readable else text
+        check_required(known, values)
         return values
 
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from job_templates.quantities import read_size, write_size
-from job_templates.texts import read_json, shown
+from job_templates.amounts import read_size, write_size
+from job_templates.client_text import read_json, shown
 from uws_server.domain.errors import BadRequest
 from uws_server.domain.instants import from_iso, to_iso
 

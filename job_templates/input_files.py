@@ -10,8 +10,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from job_templates.parameters import ParameterType
-from job_templates.texts import shown
+from job_templates.client_text import shown
+from job_templates.parameter_type import ParameterType
 from uws_server.domain.errors import BadRequest
 from uws_server.domain.job import Parameter
 from uws_server.domain.runspec import Input

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from job_templates.client_text import read_json, shown
 from job_templates.notebook import NotebookParameter
-from job_templates.texts import read_json, shown
 from uws_server.domain.errors import BadRequest
 
 PREFIX = "p."
