@@ -1,11 +1,16 @@
-"""Job templates: the YAML files that make services, and the way from a job to its run spec.
+"""Job templates: the YAML files that make services, and the way from a job's parameters to its run spec.
 
-    marks · texts · quantities   YAML with its lines; a client's text; "4GiB", "0.5", "12h"
-    parameters                   one typed parameter: what it accepts, and a client's text read as it
-    notebook · own               the parameters that a notebook itself names
-    definition · catalog         what a template file says; all of them, checked
-    schema · given               a template as the server uses it; a job's parameters, sorted and read
-    staging · render             which files a job brings; template + job -> run spec
+    stars.yaml ── yaml_lines ──▶ values and their lines ── schema ──▶ Definition ── cross_checks ──▶ Template
+    request ──▶ job's parameters ── job_parameters ──▶ checked values ── render ──▶ run spec
 
-Everything here is pure but for `catalog.load`, which reads the template files.
+    catalog · template_file      all templates of a server; one file, with every mistake in it by line
+    schema · parameter_type      what a file may say; how it declares a parameter, and what that accepts
+    cross_checks · reserved      what can be wrong between its parts; names that are taken
+    template · description       a loaded template and what a job may use; what others are told of it
+    job_parameters               sorts a job's parameters and reads each: `reading` those that the template
+                                 declares, `input_files` its files, `notebook_values` a notebook's own
+    notebook · ..._parameters    a notebook's JSON; the parameters that its parameters cell names
+    amounts · client_text        "4GiB", "0.5", "12h"; texts of clients, shown in a sentence or read as JSON
+
+Everything here is pure but for `template_file`, which reads a template and the notebook beside it.
 """

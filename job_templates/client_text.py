@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -24,3 +26,12 @@ def read_json(text: str) -> Any:
     value = json.loads(text, parse_constant=refuse)
     json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     return value
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of a sentence about an unknown name: the known one that looks most like it, if any does."""
+    near = difflib.get_close_matches(name[:64].casefold(), [one.casefold() for one in known], 1, 0.6)
+    for one in known:
+        if near and one.casefold() == near[0]:
+            return f"; did you mean {one}?"
+    return ""

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from job_templates.client_text import shown
 from job_templates.parameter_type import ParameterType
+from job_templates.reading import read_url
 from uws_server.domain.errors import BadRequest
 from uws_server.domain.job import Parameter
 from uws_server.domain.runspec import Input
@@ -67,7 +68,7 @@ def stage(
             )
         source, name, sha256 = f"upload:{parameter.name}", parameter.value, parameter.upload.sha256
     else:
-        source, _, fragment = kind.read_url(parameter.value).partition("#")
+        source, _, fragment = read_url(kind, parameter.value).partition("#")
         name = unquote(urlsplit(source).path)
         if fragment:
             match = _CHECKSUM.fullmatch(fragment)

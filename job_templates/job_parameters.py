@@ -1,22 +1,28 @@
-"""A job's parameters, sorted by those of its template and read as them."""
+"""A job's parameters, sorted by those of its template and read as them: the checked values."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from job_templates.client_text import shown
+from job_templates.client_text import nearest, shown
 from job_templates.input_files import Staged, safe_name, stage
-from job_templates.notebook import NotebookParameter, read_parameters
+from job_templates.notebook_parameters import NotebookParameter, read_parameters
 from job_templates.notebook_values import PREFIX, check_required, from_object, from_text, is_own, own_name
-from job_templates.parameter_type import MAX_TIMES, ParameterType, resource_word
-from job_templates.schema import NOTEBOOK_PATH, Definition, default_value, nearest
+from job_templates.parameter_type import ParameterType
+from job_templates.reading import read, read_all
+from job_templates.reserved import resource_word
+from job_templates.schema import NOTEBOOK_PATH, Definition
 from uws_server.domain.errors import BadRequest
 from uws_server.domain.job import Parameter
 
 OWN_OBJECT = "parameters"
 """The parameter that may hold a notebook's own parameters as one JSON object."""
+
+MAX_TIMES = 1000
+"""How often a parameter that may be repeated may stand."""
 
 ReadUpload = Callable[[str], bytes]
 """The content that came with the job as the parameter of this name."""
@@ -97,9 +103,9 @@ class JobParameters:
             elif given:
                 texts = [parameter.value for parameter in given]
                 if kind.type in ("arguments", "environment"):
-                    values[kind.name] = kind.read_all(texts)
+                    values[kind.name] = read_all(kind, texts)
                 else:
-                    typed = [kind.read(text) for text in texts]
+                    typed = [read(kind, text) for text in texts]
                     values[kind.name] = typed if kind.multiple else typed[0]
             elif kind.default is not None:
                 values[kind.name] = default_value(kind)
@@ -149,3 +155,22 @@ def _folder(variable: str) -> str:
     if variable.isascii() and len(variable) <= 64:
         return variable
     return f"p{hashlib.sha256(variable.encode()).hexdigest()[:16]}"
+
+
+def default_value(kind: ParameterType) -> Any:
+    """A parameter's default, typed as a client's value would be.
+
+    :raises BadRequest: the default is nothing that the parameter accepts.
+    """
+    defaults = kind.default if kind.multiple and isinstance(kind.default, list) else [kind.default]
+    if kind.type == "file":
+        typed = [stage(kind, Parameter(kind.name, _as_text(default))).value for default in defaults]
+    elif kind.type in ("arguments", "environment"):
+        return read_all(kind, [_as_text(kind.default)])
+    else:
+        typed = [read(kind, _as_text(default)) for default in defaults]
+    return typed if kind.multiple else typed[0]
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from job_templates.client_text import read_json, shown
-from job_templates.notebook import NotebookParameter
+from job_templates.notebook_parameters import NotebookParameter
 from uws_server.domain.errors import BadRequest
 
 PREFIX = "p."
@@ -49,7 +49,7 @@ def own_name(name: str) -> str:
 def from_text(known: Sequence[NotebookParameter] | None, name: str, text: str) -> Any:
     """The value of a client's text, typed as the notebook has it.
 
-    :param known: what `job_templates.notebook.read_parameters` found; None accepts any name.
+    :param known: what `job_templates.notebook_parameters.read_parameters` found; None accepts any name.
     :raises BadRequest: unknown to the notebook, or not what it takes.
     """
     parameter = _find(known, name)

@@ -1,85 +1,26 @@
-"""What the YAML file of a job template says, and what can be wrong with it.
+"""What the YAML file of a template may say: every key, its type and its meaning.
 
-`Definition` holds the file's words, checked one by one and, by `Definition.problems`, against each other.
+What can be wrong between the parts of a file that are right by themselves is in `cross_checks`.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from job_templates.amounts import read_cores, read_count, read_duration, read_size
 from job_templates.client_text import shown
-from job_templates.input_files import stage
-from job_templates.parameter_type import (
-    CONTROL_WORDS,
-    RESOURCE_WORDS,
-    RUNNER_WORDS,
-    ParameterType,
-    Size,
-    Strict,
-)
-from uws_server.domain.errors import BadRequest
-from uws_server.domain.job import Parameter
-
-RESERVED_NAMES = frozenset(
-    [
-        "account",
-        "admin",
-        "agent",
-        "api",
-        "async",
-        "auth",
-        "availability",
-        "capabilities",
-        "docs",
-        "examples",
-        "favicon",
-        "health",
-        "jobs",
-        "limits",
-        "live",
-        "login",
-        "logout",
-        "metrics",
-        "oauth",
-        "openapi",
-        "portal",
-        "ready",
-        "robots",
-        "schema",
-        "search",
-        "services",
-        "sites",
-        "static",
-        "status",
-        "storage",
-        "sync",
-        "tables",
-        "templates",
-        "token",
-        "tokens",
-        "ui",
-        "usage",
-        "user",
-        "users",
-        "uws",
-        "version",
-    ]
-)
-"""Paths that the server keeps for itself beside the services'."""
-
-RESERVED_RESULTS = frozenset({"stdout", "stderr", "manifest"})
+from job_templates.parameter_type import ParameterType, Size, Strict
+from job_templates.reserved import RESULT_IDS
 
 NOTEBOOK_PATH = "notebook.ipynb"
 """Where the notebook lies beneath the inputs directory."""
 
-_VALUE = re.compile(r"\{value:([A-Za-z0-9_]+)\}")
+PLACE = re.compile(r"\{value:([A-Za-z0-9_]+)\}")
+"""Where the value of a parameter goes, in a command item and the like."""
 
 
 def _limit(read: Callable[[str], int], unlimited: bool) -> BeforeValidator:
@@ -187,7 +128,7 @@ class OutputType(Strict):
     def _beneath(self) -> OutputType:
         if self.glob.startswith("/") or ".." in self.glob.split("/"):
             raise ValueError(f"the glob {self.glob!r} leaves the outputs directory")
-        if self.id in RESERVED_RESULTS:
+        if self.id in RESULT_IDS:
             raise ValueError(f"the result id {self.id!r} is the server's own")
         return self
 
@@ -262,7 +203,7 @@ class Definition(Strict):
     @property
     def notebook_parameter(self) -> ParameterType | None:
         """The file parameter that brings the notebook, for a service that runs any notebook."""
-        match = _VALUE.fullmatch(self.notebook or "")
+        match = PLACE.fullmatch(self.notebook or "")
         return self.find(match[1]) if match else None
 
     @property
@@ -274,113 +215,3 @@ class Definition(Strict):
     def sync_result(self) -> str:
         """The result id that ``/sync`` leads to: ``result`` as given, else the first output's."""
         return self.result or next((output.id for output in self.all_outputs), "")
-
-    def problems(self) -> list[tuple[tuple[str | int, ...], str]]:
-        """What is wrong although every part by itself is right: path within the file, and a sentence."""
-        return [
-            *self._name_problems(),
-            *self._use_problems(),
-            *self._output_problems(),
-            *self._default_problems(),
-        ]
-
-    def _name_problems(self) -> list[tuple[tuple[str | int, ...], str]]:
-        found: list[tuple[tuple[str | int, ...], str]] = []
-        if self.name in RESERVED_NAMES:
-            found.append(
-                (("name",), f"a service cannot be named {self.name!r}: the server uses that path itself")
-            )
-        seen: dict[str, str] = {}
-        for number, parameter in enumerate(self.parameters):
-            path = ("parameters", number, "name")
-            folded = parameter.name.lower()
-            if folded in seen:
-                found.append(
-                    (
-                        path,
-                        f"parameters {seen[folded]!r} and {parameter.name!r} differ in case only (DALI-06)",
-                    )
-                )
-            seen.setdefault(folded, parameter.name)
-            if parameter.name.upper() in CONTROL_WORDS:
-                found.append((path, f"parameter {parameter.name!r} is a control word of UWS or DALI"))
-            if parameter.name.upper() in RESOURCE_WORDS:
-                found.append(
-                    (path, f"parameter {parameter.name!r} is a resource word that every service has")
-                )
-        return found
-
-    def _use_problems(self) -> list[tuple[tuple[str | int, ...], str]]:
-        found: list[tuple[tuple[str | int, ...], str]] = []
-        places: list[tuple[tuple[str | int, ...], str]] = [
-            (("command", number), item) for number, item in enumerate(self.command)
-        ]
-        places += [((key,), text) for key in ("notebook", "image") if (text := getattr(self, key))]
-        for path, text in places:
-            for name in _VALUE.findall(text):
-                if self.find(name) is None:
-                    near = nearest(name, [parameter.name for parameter in self.parameters])
-                    found.append((path, f"{{value:{name}}} names no parameter{near}"))
-        bringer = self.notebook_parameter
-        if bringer and (bringer.type != "file" or bringer.multiple or not bringer.required):
-            found.append((("notebook",), f"parameter {bringer.name!r} is not one required file"))
-        for path, text in [
-            *places,
-            *((("environment", key), text) for key, text in self.environment.items()),
-        ]:
-            for word in re.findall(r"\{(\w+)\}", text):
-                if word not in RUNNER_WORDS:
-                    near = nearest(word, sorted(RUNNER_WORDS))
-                    found.append((path, f"{{{word}}} is nothing that a runner replaces{near}"))
-        return found
-
-    def _output_problems(self) -> list[tuple[tuple[str | int, ...], str]]:
-        found: list[tuple[tuple[str | int, ...], str]] = []
-        ids = [output.id for output in self.all_outputs]
-        for number, output in enumerate(self.outputs):
-            if ids.count(output.id) > 1:
-                found.append((("outputs", number, "id"), f"the result id {output.id!r} is there twice"))
-        if len(ids) == 1 and ids != ["result"]:
-            found.append((("outputs", 0, "id"), "the only output of a service has the id 'result'"))
-        if self.result and self.result not in ids:
-            found.append((("result",), f"{self.result!r} is no output{nearest(self.result, ids)}"))
-        return found
-
-    def _default_problems(self) -> list[tuple[tuple[str | int, ...], str]]:
-        found: list[tuple[tuple[str | int, ...], str]] = []
-        for number, parameter in enumerate(self.parameters):
-            if parameter.default is None:
-                continue
-            try:
-                default_value(parameter)
-            except BadRequest as refused:
-                found.append((("parameters", number, "default"), str(refused)))
-        return found
-
-
-def default_value(kind: ParameterType) -> Any:
-    """A parameter's default, typed as a client's value would be.
-
-    :raises BadRequest: the default is nothing that the parameter accepts.
-    """
-    defaults = kind.default if kind.multiple and isinstance(kind.default, list) else [kind.default]
-    if kind.type == "file":
-        typed = [stage(kind, Parameter(kind.name, _as_text(default))).value for default in defaults]
-    elif kind.type in ("arguments", "environment"):
-        return kind.read_all([_as_text(kind.default)])
-    else:
-        typed = [kind.read(_as_text(default)) for default in defaults]
-    return typed if kind.multiple else typed[0]
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The end of a sentence about an unknown name: the known one that looks most like it, if any does."""
-    near = difflib.get_close_matches(name[:64].casefold(), [one.casefold() for one in known], 1, 0.6)
-    for one in known:
-        if near and one.casefold() == near[0]:
-            return f"; did you mean {one}?"
-    return ""

@@ -11,9 +11,8 @@ from job_templates.amounts import read_cores, read_count, read_size, write_cores
 from job_templates.client_text import shown
 from job_templates.input_files import Staged
 from job_templates.job_parameters import JobParameters, ReadUpload
-from job_templates.notebook import NotebookParameter, read_parameters
 from job_templates.notebook_values import PREFIX, is_own
-from job_templates.parameter_type import ParameterType, resource_word
+from job_templates.reserved import resource_word
 from job_templates.schema import Definition, Span
 from uws_server.domain.errors import BadRequest
 from uws_server.domain.job import Parameter
@@ -105,59 +104,6 @@ class Template(Definition):
         """The longest retention in seconds, 0 = unlimited."""
         return self.resources.retention.ceiling
 
-    # -- telling others ----------------------------------------------------------------------------
-
-    def describe(self) -> dict[str, Any]:
-        """The service for ``/services``: JSON values only; cores, bytes and seconds, 0 = unlimited."""
-        data = self.model_dump(
-            mode="json",
-            include={"name", "title", "description", "kind", "resources", "examples", "digest"},
-        )
-        for span in data["resources"].values():
-            if isinstance(span, dict) and span["max"] == -1:
-                span["max"] = span["default"]
-        data["resources"]["cpu"] = {key: milli / 1000 for key, milli in data["resources"]["cpu"].items()}
-        listed = []
-        for parameter in self.parameters:
-            entry = parameter.model_dump(
-                mode="json", exclude_defaults=True, exclude={"max_length", "max_bytes", "schemes"}
-            )
-            if parameter.type == "file":
-                entry["max_bytes"] = parameter.max_bytes
-                entry["schemes"] = list(parameter.schemes)
-            listed.append({**entry, "accepts": parameter.accepts()})
-        data["parameters"] = listed
-        data["own_parameters"] = self.notebook_parameter is not None
-        data["outputs"] = [output.model_dump(mode="json") for output in self.all_outputs]
-        data["result"] = self.sync_result
-        return data
-
-    def parameter_schema(self) -> dict[str, Any]:
-        """A JSON Schema (2020-12) of the parameters, as in an OpenAPI 3.1 document."""
-        properties = {parameter.name: _json_schema(parameter) for parameter in self.parameters}
-        limits = self.resources
-        for word, top, what in (
-            ("CPU", write_cores(limits.cpu.ceiling), "cores"),
-            ("MEMORY", write_size(limits.memory.ceiling), "bytes, or a size such as 4GiB"),
-            ("DISK", write_size(limits.disk.ceiling), "bytes, or a size such as 4GiB"),
-            ("GPU", str(limits.gpu.ceiling), "GPUs"),
-        ):
-            properties[word] = {"type": ["string", "number"], "description": f"{what}; at most {top}"}
-        schema: dict[str, Any] = {
-            "type": "object",
-            "properties": properties,
-            "required": [parameter.name for parameter in self.parameters if parameter.required],
-            "additionalProperties": False,
-        }
-        if self.notebook_parameter:
-            text = "a parameter of the notebook, its name in the notebook's own case"
-            schema["patternProperties"] = {r"^p\.[^.]+$": {"description": text}}
-        return schema
-
-    def own_parameters(self) -> tuple[NotebookParameter, ...] | None:
-        """The parameters of the notebook that ships with the template; None without one or if any will do."""
-        return None if self.content is None else read_parameters(self.content.encode())
-
 
 def _asked(asked: Mapping[str, str], word: str, span: Span, measure: _Measure, least: int) -> int:
     if word not in asked:
@@ -173,37 +119,3 @@ def _asked(asked: Mapping[str, str], word: str, span: Span, measure: _Measure, l
             f"it accepts {words} from {write(least)} to {write(span.ceiling)}"
         )
     return amount
-
-
-_FORMS: dict[str, dict[str, Any]] = {
-    "string": {"type": "string"},
-    "integer": {"type": "integer"},
-    "number": {"type": "number"},
-    "boolean": {"type": "boolean"},
-    "choice": {"type": "string"},
-    "instant": {"type": "string", "format": "date-time"},
-    "json": {},
-    "object": {"type": "object"},
-    "file": {"type": "string", "format": "uri"},
-    "arguments": {"type": "array", "items": {"type": "string"}},
-    "environment": {"type": "object", "additionalProperties": {"type": "string"}},
-}
-
-
-def _json_schema(kind: ParameterType) -> dict[str, Any]:
-    bounded = kind.type in {"integer", "number"}
-    form = _FORMS[kind.type] | _present(
-        enum=list(kind.choices) or None,
-        maxLength=kind.max_length if kind.type == "string" else None,
-        pattern=None if kind.pattern is None else f"^(?:{kind.pattern})$",
-        minimum=kind.min if bounded else None,
-        maximum=kind.max if bounded else None,
-    )
-    if kind.multiple:
-        form = {"type": "array", "items": form}
-    about = {"x-unit": kind.unit, "x-ucd": kind.ucd}
-    return form | _present(description=kind.description or None, default=kind.default, **about)
-
-
-def _present(**entries: Any) -> dict[str, Any]:
-    return {key: value for key, value in entries.items() if value is not None}

@@ -57,7 +57,8 @@ from keyword import iskeyword
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from job_templates.notebook import MAX_BYTES, notebook_language, read_notebook, read_parameters
+from job_templates.notebook import MAX_BYTES, notebook_language, read_notebook
+from job_templates.notebook_parameters import read_parameters
 from job_templates.notebook_values import check_required, from_text
 from runners.notebook.end import Exit, NotebookFailed, Stop
 from uws_server.domain.errors import BadRequest

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job_templates.notebook import MAX_BYTES, NotebookParameter, read_notebook, read_parameters
+from job_templates.notebook import MAX_BYTES, read_notebook
+from job_templates.notebook_parameters import NotebookParameter, read_parameters
 
 
 def with_cell(source: Any, metadata: Any = None) -> bytes:

@@ -9,6 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from job_templates import amounts, catalog
+from job_templates.cross_checks import mistakes
+from job_templates.description import describe, parameter_schema
 from job_templates.input_files import safe_name
 from job_templates.parameter_type import ParameterType
 from job_templates.schema import Definition
@@ -44,7 +46,7 @@ def template(**changes: Any) -> Template:
         "parameters": KINDS,
     }
     definition = Definition.model_validate({**values, **changes})
-    assert definition.problems() == []
+    assert mistakes(definition) == []
     return Template(**dict(definition), digest="0" * 64)
 
 
@@ -381,7 +383,7 @@ def test_names_of_a_megabyte_and_ten_thousand_of_them_cost_no_more_than_a_senten
 
 @pytest.mark.covers("3:services", "3:openapi")
 def test_a_service_is_described_with_everything_that_a_form_needs() -> None:
-    about = TEMPLATE.describe()
+    about = describe(TEMPLATE)
     period = next(one for one in about["parameters"] if one["name"] == "period")
     assert period == {
         "name": "period",
@@ -392,7 +394,7 @@ def test_a_service_is_described_with_everything_that_a_form_needs() -> None:
         "accepts": "a number from 0.01 to 100 (d)",
     }
     assert about["resources"]["cpu"] == {"default": 1.0, "max": 4.0}
-    schema = TEMPLATE.parameter_schema()
+    schema = parameter_schema(TEMPLATE)
     assert schema["properties"]["period"] == {
         "type": "number",
         "minimum": 0.01,

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from job_templates.description import parameter_schema
 from job_templates.template import Template
 from uws_server import __version__
 from uws_server.web.models import JobEntry, JobList, NewJob, ParameterEntry, Refusal, ResultEntry
@@ -26,7 +27,7 @@ def openapi_document(templates: Iterable[Template], base: str) -> dict[str, Any]
     schemas = dict(definitions["$defs"])
     for template in templates:
         name = _schema_name(template.name)
-        schemas[f"{name}Parameters"] = template.parameter_schema()
+        schemas[f"{name}Parameters"] = parameter_schema(template)
         paths |= _paths(template, f"{name}Parameters")
     return {
         "openapi": "3.1.0",

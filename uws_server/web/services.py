@@ -9,6 +9,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
+from job_templates.description import describe, parameter_schema
 from job_templates.template import Template
 from uws_server.web.addresses import Addresses
 from uws_server.web.openapi import openapi_document
@@ -44,12 +45,12 @@ def described(template: Template, addresses: Addresses) -> dict[str, Any]:
     """One service: its typed parameters, what it may use, what it gives, and where it is."""
     service = addresses.service(template.name)
     return {
-        **template.describe(),
+        **describe(template),
         "async": f"{service}/async",
         "sync": f"{service}/sync",
         "capabilities": f"{service}/capabilities",
         "availability": f"{service}/availability",
-        "parameter_schema": template.parameter_schema(),
+        "parameter_schema": parameter_schema(template),
     }
 
 

@@ -1,0 +1,189 @@
+"""What can be wrong with a template although each part of its file is right by itself.
+
+Names that are taken, places in a command that nothing fills, defaults and examples that the parameters
+would refuse, a notebook that takes other parameters than the template gives it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from job_templates.client_text import nearest
+from job_templates.job_parameters import JobParameters, default_value
+from job_templates.notebook_parameters import NotebookParameter, read_parameters
+from job_templates.parameter_type import ParameterType
+from job_templates.reserved import CONTROL_WORDS, RESOURCE_WORDS, RUNNER_WORDS, SERVICE_NAMES
+from job_templates.schema import PLACE, Definition
+from uws_server.domain.errors import BadRequest
+from uws_server.domain.job import Parameter
+
+Mistake = tuple[tuple[str | int, ...], str]
+"""The path of a key within the file, and a sentence."""
+
+MAX_NOTEBOOK_BYTES = 1024**2
+"""A notebook that ships with a template travels inside the run spec."""
+
+_PYTHON_TYPES = {
+    "string": {"str"},
+    "choice": {"str"},
+    "instant": {"str"},
+    "file": {"str"},
+    "integer": {"int", "float"},
+    "number": {"float"},
+    "boolean": {"bool"},
+    "object": {"dict"},
+    "json": {"list", "dict"},
+    "arguments": {"list"},
+    "environment": {"dict"},
+}
+
+
+def mistakes(definition: Definition) -> list[Mistake]:
+    """What is wrong although every part by itdefinition is right: path within the file, and a sentence."""
+    found = [
+        *_names(definition),
+        *_places(definition),
+        *_outputs(definition),
+        *_defaults(definition),
+    ]
+    return found or _examples(definition)  # an example can only be tried with parameters that are right
+
+
+def _names(definition: Definition) -> list[Mistake]:
+    found: list[Mistake] = []
+    if definition.name in SERVICE_NAMES:
+        found.append(
+            (
+                ("name",),
+                f"a service cannot be named {definition.name!r}: the server uses that path itself",
+            )
+        )
+    seen: dict[str, str] = {}
+    for number, parameter in enumerate(definition.parameters):
+        path = ("parameters", number, "name")
+        folded = parameter.name.lower()
+        if folded in seen:
+            found.append(
+                (
+                    path,
+                    f"parameters {seen[folded]!r} and {parameter.name!r} differ in case only (DALI-06)",
+                )
+            )
+        seen.setdefault(folded, parameter.name)
+        if parameter.name.upper() in CONTROL_WORDS:
+            found.append((path, f"parameter {parameter.name!r} is a control word of UWS or DALI"))
+        if parameter.name.upper() in RESOURCE_WORDS:
+            found.append((path, f"parameter {parameter.name!r} is a resource word that every service has"))
+    return found
+
+
+def _places(definition: Definition) -> list[Mistake]:
+    found: list[Mistake] = []
+    places: list[Mistake] = [(("command", number), item) for number, item in enumerate(definition.command)]
+    places += [((key,), text) for key in ("notebook", "image") if (text := getattr(definition, key))]
+    for path, text in places:
+        for name in PLACE.findall(text):
+            if definition.find(name) is None:
+                near = nearest(name, [parameter.name for parameter in definition.parameters])
+                found.append((path, f"{{value:{name}}} names no parameter{near}"))
+    bringer = definition.notebook_parameter
+    if bringer and (bringer.type != "file" or bringer.multiple or not bringer.required):
+        found.append((("notebook",), f"parameter {bringer.name!r} is not one required file"))
+    for path, text in [
+        *places,
+        *((("environment", key), text) for key, text in definition.environment.items()),
+    ]:
+        for word in re.findall(r"\{(\w+)\}", text):
+            if word not in RUNNER_WORDS:
+                near = nearest(word, sorted(RUNNER_WORDS))
+                found.append((path, f"{{{word}}} is nothing that a runner replaces{near}"))
+    return found
+
+
+def _outputs(definition: Definition) -> list[Mistake]:
+    found: list[Mistake] = []
+    ids = [output.id for output in definition.all_outputs]
+    for number, output in enumerate(definition.outputs):
+        if ids.count(output.id) > 1:
+            found.append((("outputs", number, "id"), f"the result id {output.id!r} is there twice"))
+    if len(ids) == 1 and ids != ["result"]:
+        found.append((("outputs", 0, "id"), "the only output of a service has the id 'result'"))
+    if definition.result and definition.result not in ids:
+        found.append((("result",), f"{definition.result!r} is no output{nearest(definition.result, ids)}"))
+    return found
+
+
+def _defaults(definition: Definition) -> list[Mistake]:
+    found: list[Mistake] = []
+    for number, parameter in enumerate(definition.parameters):
+        if parameter.default is None:
+            continue
+        try:
+            default_value(parameter)
+        except BadRequest as refused:
+            found.append((("parameters", number, "default"), str(refused)))
+    return found
+
+
+def _examples(definition: Definition) -> list[Mistake]:
+    found: list[Mistake] = []
+    for number, example in enumerate(definition.examples):
+        try:
+            given = [Parameter(name, value) for name, value in example.parameters.items()]
+            JobParameters(definition, given).values(None)
+        except BadRequest as refused:
+            found.append((("examples", number), f"the example does not work: {refused}"))
+    return found
+
+
+def read_shipped_notebook(path: Path, definition: Definition) -> tuple[str | None, list[Mistake]]:
+    """The text of the notebook that ships with a template, and whether its parameters are the template's."""
+    name = definition.notebook
+    if name is None or "{" in name:
+        return None, []
+    if Path(name).name != name:
+        return None, [(("notebook",), f"{name!r} does not lie beside the template")]
+    try:
+        content = path.with_name(name).read_bytes()
+    except OSError as error:
+        return None, [(("notebook",), f"the notebook {name!r} cannot be read: {error.strerror}")]
+    if len(content) > MAX_NOTEBOOK_BYTES:
+        return None, [
+            (("notebook",), f"the notebook has {len(content)} bytes; at most {MAX_NOTEBOOK_BYTES} are taken")
+        ]
+    try:
+        known = read_parameters(content)
+    except ValueError as error:
+        return None, [(("notebook",), f"{name!r}: {error}")]
+    return content.decode("utf-8-sig"), _notebook_parameters(definition, known)
+
+
+def _notebook_parameters(definition: Definition, known: Sequence[NotebookParameter] | None) -> list[Mistake]:
+    if known is None:
+        return []
+    found: list[Mistake] = []
+    by_name = {parameter.name: parameter for parameter in known}
+    for number, kind in enumerate(definition.parameters):
+        place = ("parameters", number, "name")
+        own = by_name.pop(kind.name, None)
+        if kind.name == "kernel":
+            continue
+        if own is None:
+            hint = nearest(kind.name, list(by_name))
+            found.append((place, f"the notebook has no parameter {kind.name!r} in its parameters cell{hint}"))
+        elif own.type != "any" and own.type not in _types(kind):
+            found.append(
+                (place, f"parameter {kind.name!r} is of type {kind.type}, but the notebook takes {own.type}")
+            )
+    found += [
+        (("parameters",), f"the notebook needs {own.name!r}, which the template does not give")
+        for own in by_name.values()
+        if own.required
+    ]
+    return found
+
+
+def _types(kind: ParameterType) -> set[str]:
+    return {"list"} if kind.multiple else _PYTHON_TYPES[kind.type]
