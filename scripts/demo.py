@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from uws_client.cli import fetch, fetched_table
+from uws_client.commands.results import fetch
 from uws_client.connection import Connection
 from uws_client.documents import Job, Phase
 from uws_client.errors import UwsError
@@ -32,6 +32,7 @@ from uws_client.logs import Log
 from uws_client.progress import Progress
 from uws_client.protocol import FileValue, JobList, RemoteJob
 from uws_client.services import Server
+from uws_client.sheets import fetched_list
 
 STAR = "lc_1.3444.614"
 BANDS = ("R", "B")
@@ -86,7 +87,7 @@ def run(directory: Path, results: Path) -> None:
                     document = follow(band, job)
                     target = results / band
                     shutil.rmtree(target, ignore_errors=True)
-                    print(fetched_table(fetch(job, document.results, target, quiet=True)))
+                    print(fetched_list(fetch(job, document.results, target, quiet=True)))
             except BaseException:
                 # Jobs outlive their server; these must not outlive the demo.
                 for job in submitted.values():

@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_NUMBER = r"(\d{1,9})\s*"
+_DURATION = re.compile(
+    rf"(?:{_NUMBER})|(?:{_NUMBER}d\s*)?(?:{_NUMBER}h\s*)?(?:{_NUMBER}(?:min|m)\s*)?(?:{_NUMBER}s)?", re.ASCII
+)
+_SECONDS = (1, 86400, 3600, 60, 1)
 _CONTROL = {
     "PHASE": "--run or --no-run",
     "RUNID": "--run-id",
@@ -16,19 +20,16 @@ _CONTROL = {
 
 
 def read_seconds(text: str) -> int:
-    """Seconds of ``90``, ``90s``, ``30min``, ``1h30m``, ``7d``.
+    """Seconds of ``90``, ``90s``, ``30min``, ``1h30m``, ``7d``: a unit after each number, the largest first.
 
     :raises ValueError: it is none of these.
     """
-    pieces = re.findall(r"(\d{1,9})\s*([a-z]*)\s*", text.strip().lower())
-    whole = "".join(f"{number}{unit}" for number, unit in pieces)
-    if (
-        not pieces
-        or whole != re.sub(r"\s", "", text.lower())
-        or any(unit not in _UNITS for _, unit in pieces)
-    ):
-        raise ValueError(f"{text!r} is no duration such as 90, 90s, 30min, 1h30m or 7d")
-    return sum(int(number) * _UNITS[unit] for number, unit in pieces)
+    match = _DURATION.fullmatch(text.strip().lower())
+    if match is None or not any(match.groups()):
+        raise ValueError(
+            f"{text!r} is no duration; accepted are 90 (seconds), 90s, 30min or 30m, 1h30m, 2d, 2d12h"
+        )
+    return sum(int(number or 0) * unit for number, unit in zip(match.groups(), _SECONDS, strict=True))
 
 
 def read_parameter(text: str) -> tuple[str, str | Path]:

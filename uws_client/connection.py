@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from uws_client.errors import NotUws, Refused, Unreachable
+from uws_client.printing import printable
 
 DOCUMENT_BYTES = 64 * 1024**2
 """The largest document that is read into memory."""
@@ -252,11 +253,6 @@ def read_whole(response: httpx.Response, limit: int = DOCUMENT_BYTES) -> Answer:
                 f"{response.url} answered with more than {limit} bytes where a document was expected"
             )
     return Answer(str(response.url), response.status_code, response.headers, bytes(content))
-
-
-def printable(text: str) -> str:
-    """What a server said, without characters that would steer a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _checked(answer: Answer) -> Answer:

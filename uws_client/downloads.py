@@ -14,9 +14,10 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from uws_client.connection import Connection, printable, read_whole
+from uws_client.connection import Connection, read_whole
 from uws_client.documents import Result
 from uws_client.errors import Damaged, Refused, Unreachable
+from uws_client.printing import printable
 
 _TRIES = 5
 """How often a download that broke off is taken up again without a byte of progress."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TextIO
+
+from uws_client.printing import columns, size
 
 _WIDTH = 24
 
@@ -81,33 +83,9 @@ class Progress:
 
     def _draw(self, line: str) -> None:
         self._said = line
-        room = _columns(self._stream) - 1
+        room = (columns(self._stream) or 80) - 1
         self._stream.write("\r\x1b[K" + line[:room])
         self._stream.flush()
-
-
-def size(count: int) -> str:
-    """A number of bytes for people."""
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 999.5:
-            return f"{amount:.0f} {unit}" if unit == "B" or amount >= 99.5 else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"
-
-
-def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns, as wide as their widest entry; those whose head ends in ``>`` are flush right."""
-    names = [name.rstrip(">") for name in head]
-    widths = [max(len(row[i]) for row in [tuple(names), *rows]) for i in range(len(head))]
-    lines = []
-    for row in [tuple(names), *rows]:
-        cells = [
-            cell.rjust(width) if name.endswith(">") else cell.ljust(width)
-            for cell, width, name in zip(row, widths, head, strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def _bar(share: float | None) -> str:
@@ -121,10 +99,3 @@ def _time(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _columns(stream: TextIO) -> int:
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80

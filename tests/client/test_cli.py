@@ -324,13 +324,24 @@ def test_a_reader_that_goes_away(standin: Standin) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90", 90), ("90s", 90), ("30min", 1800), ("1h30m", 5400), ("7d", 604800), ("1H 5s", 3605)],
+    [
+        ("90", 90),
+        ("90s", 90),
+        ("30min", 1800),
+        ("1h30m", 5400),
+        ("7d", 604800),
+        ("1H 5s", 3605),
+        ("2d2h", 180000),
+        ("3 h", 10800),
+    ],
 )
 def test_durations(text: str, seconds: int) -> None:
     assert read_seconds(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "h", "-5", "1.5h", "5 weeks", "five", "3x4"])
+@pytest.mark.parametrize(
+    "text", ["", "h", "-5", "1.5h", "5 weeks", "five", "3x4", "2d2", "1m2h", "1h1h", "1 0", "٣h"]
+)
 def test_no_durations(text: str) -> None:
     with pytest.raises(ValueError, match="no duration"):
         read_seconds(text)

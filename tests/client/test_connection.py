@@ -8,8 +8,9 @@ import pytest
 
 from tests.client.conftest import Reply, Standin, Time
 from uws_client import connection as module
-from uws_client.connection import Connection, printable
+from uws_client.connection import Connection
 from uws_client.errors import NotUws, Refused, Unreachable
+from uws_client.printing import printable
 
 
 def test_busy_server_is_asked_again_when_it_says(
