@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from tests.web.world import BASE, UWS, Client, World, local
 from uws_server.domain.errors import Refused
 from uws_server.service.jobs import Limits
+from uws_server.web.incoming.said import Said
+from uws_server.web.incoming.words import read_filters, read_wait
 from uws_server.web.parts import Bounds
 
 covers = pytest.mark.covers
@@ -465,6 +467,27 @@ def test_bad_json(client: Client, body: bytes) -> None:
     assert time.perf_counter() - began < 2
 
 
+@covers("3:bad-json-bomb", "3:bad-parameter")
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"parameters": {"scale": 1}, "run": true, "again": 1, "again": 2}',
+        '{"parameters": {"again": 1, "again": 1}}',
+        '{"parameters": {"settings": {"deep": [{"x": 0}, {"again": {}, "x": 1, "again": []}]}}}',
+    ],
+)
+@pytest.mark.parametrize("target", ["/stack/async", "parameters"])
+def test_a_json_name_that_stands_twice_is_named(client: Client, body: str, target: str) -> None:
+    path = client.create() + "/parameters"
+    response = client.post(
+        path if target == "parameters" else target, data=body, content_type="application/json"
+    )
+    assert response.status_code == 400
+    assert response.text == "the name 'again' stands twice in one object of the JSON body"
+    assert client.json(path) == []
+    assert len(client.json("/stack/async")["jobs"]) == 1
+
+
 @covers("3:bad-duplicate-part")
 @pytest.mark.parametrize(
     "body",
@@ -609,10 +632,8 @@ def test_what_is_read_is_what_was_sent(text: str) -> None:
 
 @given(text=st.binary(max_size=40))
 def test_the_parsers_refuse_and_never_raise_otherwise(text: bytes) -> None:
-    from uws_server.web import parameters as door
-
-    said = door.Said([("WAIT", text.decode("latin-1")), ("LAST", "1")])
-    for read in (lambda: door.read_wait(said, 5), lambda: door.read_filters(said)):
+    said = Said([("WAIT", text.decode("latin-1")), ("LAST", "1")])
+    for read in (lambda: read_wait(said, 5), lambda: read_filters(said)):
         with contextlib.suppress(Refused):  # and nothing else
             read()
 
@@ -626,7 +647,7 @@ def test_temporary_files_are_gone_after_the_request(client: Client, monkeypatch:
             super().__init__(*given_, **named)
             made.append(self)
 
-    monkeypatch.setattr("uws_server.web.parameters.SpooledTemporaryFile", Watched)
+    monkeypatch.setattr("uws_server.web.incoming.multipart.SpooledTemporaryFile", Watched)
     send(client, multipart((field("mask", "m"), b"x" * 10**6), (field("note"), "n")))
     send(client, multipart((field("mask", "m"), b"x" * 10**6), (field("nosuch"), "n")))
     assert len(made) == 2  # one a body, however many parts

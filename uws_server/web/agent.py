@@ -3,89 +3,79 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 from flask import Blueprint, Response, request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from uws_server.domain.errors import (
     BadRequest,
-    Forbidden,
-    NotFound,
     Refused,
     TooLarge,
     Unauthenticated,
+    Unavailable,
     WrongType,
 )
-from uws_server.service.door import Door, Wanted
+from uws_server.domain.wire import (
+    LINKS,
+    MANIFEST,
+    MANIFEST_BYTES,
+    MESSAGE_BYTES,
+    OWN_WORD,
+    PATH,
+    PROGRESS,
+    Wanted,
+)
+from uws_server.service.door import Door
 from uws_server.web.errors import STATUS, refusal
-from uws_server.web.parameters import whole
+from uws_server.web.incoming.body import whole
 from uws_server.web.parts import Parts
 
-_MANIFEST_BYTES = 16 * 1024**2  # a thousand results and more
-_MESSAGE_BYTES = 1024**2
-_FENCED = {"UWS-Fenced": "attempt"}
-"""Tells our own 401, 403 and 404 from a proxy's, by which an agent must not give up its attempt."""
+
+@dataclass(frozen=True, slots=True)
+class _WantedLinks:
+    objects: list[Wanted]
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    done: int
+    of: int
 
 
-class WantedObject(_Message):
-    """One object that an agent asks a link for. ``size`` in bytes."""
-
-    method: Literal["GET", "PUT"]
-    name: str = Field(max_length=1024)
-    size: int = Field(default=0, ge=0)
-
-
-class WantedLinks(_Message):
-    """What `POST /links` takes."""
-
-    objects: list[WantedObject] = Field(max_length=1000)
-
-
-class ProgressMade(_Message):
-    """What `POST /progress` takes."""
-
-    done: int = Field(ge=0)
-    of: int = Field(ge=0)
-
-
-_M = TypeVar("_M", bound=_Message)
+_M = TypeVar("_M")
+_WANTED_LINKS = TypeAdapter(_WantedLinks)
+_PROGRESS = TypeAdapter(_Progress)
 
 
 def agent_blueprint(parts: Parts) -> Blueprint:
     """The agents' door."""
-    blueprint = Blueprint("agent", __name__, url_prefix="/agent/v1")
+    blueprint = Blueprint("agent", __name__, url_prefix=PATH)
     door = parts.door
 
-    @blueprint.errorhandler(Unauthenticated)
-    @blueprint.errorhandler(Forbidden)
-    @blueprint.errorhandler(NotFound)
-    def fenced(error: Refused) -> Response:
-        return refusal(STATUS[type(error)], str(error), _FENCED)
+    for kind in STATUS.keys() - {Unavailable}:  # which has headers of its own, and passes
+        blueprint.register_error_handler(kind, _own_word)
 
-    @blueprint.post("/links")
+    @blueprint.post(f"/{LINKS}")
     def links() -> Response:
         token = _token(door)
-        wanted = _read(WantedLinks, _body(parts, _MESSAGE_BYTES))
-        given = door.links(token, [Wanted(one.method, one.name, one.size) for one in wanted.objects])
-        return _json({"links": [{"method": link.method, "url": link.url, "headers": {}} for link in given]})
+        wanted = _read(_WANTED_LINKS, _body(parts, MESSAGE_BYTES))
+        given = door.links(token, wanted.objects)
+        return _json({"links": [asdict(link) for link in given]})
 
-    @blueprint.post("/progress")
+    @blueprint.post(f"/{PROGRESS}")
     def progress() -> Response:
         token = _token(door)
-        made = _read(ProgressMade, _body(parts, _MESSAGE_BYTES))
+        made = _read(_PROGRESS, _body(parts, MESSAGE_BYTES))
         door.progress(token, made.done, made.of)
         return Response(status=204)
 
-    @blueprint.post("/manifest")
+    @blueprint.post(f"/{MANIFEST}")
     def manifest() -> Response:
         token = _token(door)
         try:
-            document = json.loads(_body(parts, _MANIFEST_BYTES))
+            document = json.loads(_body(parts, MANIFEST_BYTES))
         except (ValueError, RecursionError):
             raise BadRequest("the manifest is not JSON") from None
         if not isinstance(document, dict):
@@ -94,6 +84,10 @@ def agent_blueprint(parts: Parts) -> Blueprint:
         return Response(status=204)
 
     return blueprint
+
+
+def _own_word(error: Refused) -> Response:
+    return refusal(STATUS[type(error)], str(error), dict([OWN_WORD]))
 
 
 def _token(door: Door) -> str:
@@ -112,9 +106,9 @@ def _body(parts: Parts, limit: int) -> bytes:
     return whole(request, limit, parts.bounds)
 
 
-def _read(model: type[_M], body: bytes) -> _M:
+def _read(message: TypeAdapter[_M], body: bytes) -> _M:
     try:
-        return model.model_validate_json(body)
+        return message.validate_json(body, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -22,25 +22,21 @@ from uws_server.web import render_json, render_xml
 from uws_server.web.addresses import Addresses, of_request
 from uws_server.web.answers import document, redirect, text
 from uws_server.web.files import hostile
-from uws_server.web.negotiate import wants_json
-from uws_server.web.parameters import (
+from uws_server.web.incoming.body import chunks, whole
+from uws_server.web.incoming.reading import reading
+from uws_server.web.incoming.said import Said, check_name
+from uws_server.web.incoming.urlencoded import query_pairs
+from uws_server.web.incoming.wishes import described, json_parameters, wish
+from uws_server.web.incoming.words import (
     CONTROL,
     Filters,
-    Said,
-    check_name,
-    chunks,
-    described,
-    json_parameters,
-    query_pairs,
     read_duration,
     read_filters,
     read_instant,
     read_run_id,
     read_wait,
-    reading,
-    whole,
-    wish,
 )
+from uws_server.web.negotiate import wants_json
 from uws_server.web.parts import Parts
 
 _XML = "text/xml; charset=utf-8"

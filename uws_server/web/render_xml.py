@@ -15,7 +15,6 @@ from uws_server.domain.instants import Instant, to_iso
 from uws_server.domain.job import Job, Parameter
 from uws_server.service.results import Listed, listed
 from uws_server.web.addresses import Addresses
-from uws_server.web.parameters import NOT_IN_XML
 
 UWS = "http://www.ivoa.net/xml/UWS/v1.0"
 XLINK = "http://www.w3.org/1999/xlink"
@@ -26,6 +25,9 @@ JOB_INFO = "urn:uws-server:jobinfo:1"
 
 LONGEST = 8192
 """Characters of a value that stands in the document; longer ones are read by reference (UWS-60)."""
+
+NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that no XML document can hold, escaped or not."""
 
 _NAMESPACES = f'xmlns:uws="{UWS}" xmlns:xlink="{XLINK}" xmlns:xsi="{XSI}" xmlns:uwsc="{CUSTOM}"'
 # What a parser would not give back as it stood: it turns CR into LF, and any space of an attribute into one.

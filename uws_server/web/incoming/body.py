@@ -1,0 +1,78 @@
+"""The bytes of a body, bounded in size and in time, whoever sends them."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+from flask import Request
+from gevent import Timeout
+
+from uws_server.domain.errors import BadRequest, TooLarge
+from uws_server.web.errors import TooSlow
+from uws_server.web.parts import Bounds
+
+CHUNK = 64 * 1024
+_TURN = 4 * 1024**2  # bytes of a body that comes as fast as it is read, after which others get their turn
+_YIELD = 0.001  # s; with 0 gevent would look at who is ready already, and at no connection
+
+
+def others_turn() -> None:
+    """Let other requests go on before what is large here does."""
+    time.sleep(_YIELD)
+
+
+def chunks(request: Request, limit: int, bounds: Bounds) -> Iterator[bytes]:
+    """The body of a request, piece by piece.
+
+    :raises TooLarge: more than ``limit`` bytes.
+    :raises BadRequest: it breaks off.
+    :raises TooSlow: a piece does not come within ``bounds.patience``.
+    """
+    announced = request.content_length
+    if announced is not None and announced > limit:
+        raise TooLarge(f"a body of {announced} bytes is more than the {limit} taken")
+    # Checked below, with a sentence of ours.
+    request.max_content_length = None
+    stream = request.stream
+    received = 0
+    while True:
+        chunk = _next(request, stream.read, bounds.patience)
+        if not chunk:
+            break
+        if received // _TURN < (received + len(chunk)) // _TURN:
+            others_turn()
+        received += len(chunk)
+        if received > limit:
+            raise TooLarge(f"a body of more than {limit} bytes is not taken")
+        yield chunk
+    if announced is not None and received < announced:
+        raise BadRequest("the body ended before its announced length")
+
+
+def whole(request: Request, limit: int, bounds: Bounds) -> bytes:
+    """The body of a request, for bodies that are small.
+
+    :raises TooLarge: more than ``limit`` bytes.
+    """
+    return b"".join(chunks(request, limit, bounds))
+
+
+def _next(request: Request, read: Callable[[int], bytes], patience: float) -> bytes:
+    timer = Timeout(patience)
+    timer.start()
+    try:
+        return read(CHUNK)
+    except Timeout as timeout:
+        if timeout is not timer:
+            raise
+        # So that the server does not wait for the rest before it takes the connection away.
+        connection = request.environ.get("gunicorn.socket")
+        if connection is not None:
+            connection.shutdown(socket.SHUT_RD)
+        raise TooSlow(f"the body did not come within {patience:g} s") from None
+    except Exception as error:  # each server has its own for chunks that are none
+        raise BadRequest("the body broke off or is malformed") from error
+    finally:
+        timer.close()

@@ -1,0 +1,118 @@
+"""What a request that makes a job, or gives it parameters, wishes for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from uws_server.domain.errors import BadRequest
+from uws_server.domain.instants import Instant
+from uws_server.domain.job import Parameter
+from uws_server.service.jobs import Content
+from uws_server.web.incoming.references import INLINE, with_uploads
+from uws_server.web.incoming.said import Said
+from uws_server.web.incoming.words import CONTROL, read_duration, read_instant, read_run, read_run_id
+from uws_server.web.models import read_new_job
+
+_REFUSED = frozenset({"ACTION", "WAIT", "AFTER", "LAST"})  # mean something elsewhere, nothing at creation
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the creation of a job says, before the template has looked at it."""
+
+    parameters: tuple[Parameter, ...]
+    uploads: dict[str, Content]
+    run: bool = False
+    run_id: str = ""
+    duration: int | None = None
+    destruction: Instant | None = None
+
+
+def wish(said: Said, repeated: Callable[[str], bool]) -> Wish:
+    """A job as a request describes it (UWS-54, UWS-56, UWS-57).
+
+    :param repeated: whether a parameter may stand several times, so that a JSON list means that.
+    :raises BadRequest: it cannot be understood.
+    """
+    if said.document is not None:
+        return _wish_of_document(said, repeated)
+    for word in _REFUSED:
+        if said.one(word) is not None:
+            raise BadRequest(f"{word} is a word of the protocol and means nothing when a job is created")
+    parameters, uploads = described(said)
+    duration, destruction = said.one("EXECUTIONDURATION"), said.one("DESTRUCTION")
+    return Wish(
+        parameters,
+        uploads,
+        read_run(said.one("PHASE")),
+        read_run_id(said.one("RUNID")) or "",
+        None if duration is None else read_duration(duration),
+        None if destruction is None else read_instant("DESTRUCTION", destruction),
+    )
+
+
+def described(said: Said) -> tuple[tuple[Parameter, ...], dict[str, Content]]:
+    """The job parameters of a form, and the content of those that come inline.
+
+    :raises BadRequest: an inline part is missing or named twice.
+    """
+    waiting = {sent.name: sent for sent in said.sent}
+    used: set[str] = set()
+    parameters: list[Parameter] = []
+    uploads: dict[str, Content] = {}
+
+    def inline(name: str, part: str) -> None:
+        sent = waiting.get(part)
+        if sent is None:
+            raise BadRequest(f"parameter {name!r} refers to {INLINE}{part[:80]}, but no such part came along")
+        if name in uploads:
+            raise BadRequest(f"parameter {name!r} comes with two files")
+        used.add(part)
+        uploads[name] = Content(sent, sent.media_type)
+        parameters.append(Parameter(name, sent.filename or sent.name))
+
+    for name, value in with_uploads(said.pairs):
+        if value.startswith(INLINE):
+            inline(name, value.removeprefix(INLINE))
+        elif name.upper() not in CONTROL:
+            parameters.append(Parameter(name, value))
+    for sent in said.sent:
+        if sent.name not in used:
+            inline(sent.name, sent.name)
+    return tuple(parameters), uploads
+
+
+def _wish_of_document(said: Said, repeated: Callable[[str], bool]) -> Wish:
+    if said.document is None:
+        raise BadRequest("the body is no JSON object")
+    new = read_new_job(said.document)
+    # The query string may say PHASE=RUN as with any other body.
+    phase = said.one("PHASE")
+    return Wish(
+        tuple(_from_json(new.parameters, repeated)),
+        {},
+        new.run or read_run(phase),
+        read_run_id(new.run_id) or "",
+        new.execution_duration,
+        None if new.destruction is None else read_instant("destruction", new.destruction),
+    )
+
+
+def json_parameters(document: Mapping[str, Any], repeated: Callable[[str], bool]) -> tuple[Parameter, ...]:
+    """The parameters of a JSON object posted to ``/parameters``: its members, or those of ``parameters``."""
+    inner = document.get("parameters")
+    members = inner if len(document) == 1 and isinstance(inner, dict) else document
+    return tuple(_from_json(members, repeated))
+
+
+def _from_json(members: Mapping[str, Any], repeated: Callable[[str], bool]) -> Iterator[Parameter]:
+    for name, value in members.items():
+        values: Iterable[Any] = value if isinstance(value, list) and repeated(name) else [value]
+        for each in values:
+            text = each if isinstance(each, str) else json.dumps(each, ensure_ascii=False)
+            if text.startswith(INLINE):
+                raise BadRequest(f"parameter {name!r} refers to a part, but a JSON body has none")
+            yield Parameter(name, text)
