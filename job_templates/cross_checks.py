@@ -41,7 +41,7 @@ _PYTHON_TYPES = {
 
 
 def mistakes(definition: Definition) -> list[Mistake]:
-    """What is wrong although every part by itdefinition is right: path within the file, and a sentence."""
+    """What is wrong although every part by itself is right: path within the file, and a sentence."""
     found = [
         *_names(definition),
         *_places(definition),
@@ -83,18 +83,15 @@ def _places(definition: Definition) -> list[Mistake]:
     found: list[Mistake] = []
     places: list[Mistake] = [(("command", number), item) for number, item in enumerate(definition.command)]
     places += [((key,), text) for key in ("notebook", "image") if (text := getattr(definition, key))]
+    bringer = definition.notebook_parameter
+    if bringer and (bringer.type != "file" or bringer.multiple or not bringer.required):
+        found.append((("notebook",), f"parameter {bringer.name!r} is not one required file"))
+    places += [(("environment", key), text) for key, text in definition.environment.items()]
     for path, text in places:
         for name in PLACE.findall(text):
             if definition.find(name) is None:
                 near = nearest(name, [parameter.name for parameter in definition.parameters])
                 found.append((path, f"{{value:{name}}} names no parameter{near}"))
-    bringer = definition.notebook_parameter
-    if bringer and (bringer.type != "file" or bringer.multiple or not bringer.required):
-        found.append((("notebook",), f"parameter {bringer.name!r} is not one required file"))
-    for path, text in [
-        *places,
-        *((("environment", key), text) for key, text in definition.environment.items()),
-    ]:
         for word in re.findall(r"\{(\w+)\}", text):
             if word not in RUNNER_WORDS:
                 near = nearest(word, sorted(RUNNER_WORDS))

@@ -29,7 +29,10 @@ ReadUpload = Callable[[str], bytes]
 
 
 class JobParameters:
-    """The parameters of one job; ``staged`` are its files, by the name of the parameter that they are for.
+    """The parameters of one job, sorted.
+
+    ``own`` are those of the notebook that the job brings, ``p.N`` as ``N``; ``staged`` are the job's files,
+    by the name of the parameter that they are for.
 
     :raises BadRequest: one is unknown, missing, given too often, a file where text is due, or no good file.
     """
@@ -90,6 +93,10 @@ class JobParameters:
             files.append(stage(kind, parameter, taken, path))
             taken.add(files[-1].input.path)
         return files
+
+    def uploaded(self, kind: ParameterType) -> bool:
+        """Whether the job came with a file for a parameter."""
+        return any(parameter.upload for parameter in self._by_name.get(kind.name, ()))
 
     def values(self, read_upload: ReadUpload | None) -> dict[str, Any]:
         """Every typed value, defaults included."""

@@ -1,7 +1,4 @@
-"""One typed parameter of a template: what it accepts, and a client's text read as it.
-
-A refusal is one sentence that names the parameter, shows what was given, and says what is accepted.
-"""
+"""How a template declares one parameter, and what that accepts, in words. `reading` reads values as it."""
 
 from __future__ import annotations
 

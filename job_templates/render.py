@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from job_templates.input_files import INPUTS
-from job_templates.job_parameters import OWN_OBJECT, ReadUpload
-from job_templates.schema import NOTEBOOK_PATH
+from job_templates.job_parameters import OWN_OBJECT, JobParameters, ReadUpload
+from job_templates.schema import NOTEBOOK_PATH, PLACE
 from job_templates.template import Template
 from uws_server.domain.job import Job
 from uws_server.domain.runspec import Input, Limits, Output, RunSpec
 
 KERNEL = "kernel"
 """The parameter of a notebook service that names the kernel; the notebook does not see it."""
-
-_PLACE = re.compile(r"\{value:([A-Za-z0-9_]+)\}")
 
 _NOTEBOOK_COMMAND = (
     "{python}",
@@ -39,11 +36,13 @@ def render(template: Template, job: Job, read_upload: ReadUpload | None = None) 
 
     :raises BadRequest: the job does not suit the template, which may have changed since it was created.
     """
-    values = template.check(job.parameters, read_upload)
+    resources = template.resources_of(job.parameters)
+    given = JobParameters(template, job.parameters)
+    values = given.values(read_upload)
     parameters = values
     command: tuple[str, ...]
     if template.kind == "notebook":
-        command, parameters = _notebook(template, job, values, read_upload)
+        command, parameters = _notebook(template, given, values, read_upload)
     else:
         words = values | {
             kind.name: kind.means.get(values[kind.name], values[kind.name])
@@ -60,12 +59,12 @@ def render(template: Template, job: Job, read_upload: ReadUpload | None = None) 
         image=None if template.image is None else "".join(_filled(template.image, values)),
         environment=_environment(template, values),
         parameters=parameters,
-        inputs=_inputs(template, job),
+        inputs=_inputs(template, given),
         outputs=tuple(
             Output(id=output.id, glob=output.glob, media_type=output.media_type, required=output.required)
             for output in template.all_outputs
         ),
-        resources=template.resources_of(job.parameters),
+        resources=resources,
         limits=limits_of(template, job),
     )
 
@@ -80,7 +79,7 @@ def limits_of(template: Template, job: Job) -> Limits:
 
 
 def _notebook(
-    template: Template, job: Job, values: Mapping[str, Any], read_upload: ReadUpload | None
+    template: Template, given: JobParameters, values: Mapping[str, Any], read_upload: ReadUpload | None
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
     command = [*_NOTEBOOK_COMMAND]
     if KERNEL in values:
@@ -88,15 +87,14 @@ def _notebook(
     bringer = template.notebook_parameter
     if bringer is None:
         return tuple(command), {name: value for name, value in values.items() if name != KERNEL}
-    uploaded = any(one.upload and template.find(one.name) == bringer for one in job.parameters)
-    if not (uploaded and read_upload):
-        for name in template.texts(job.parameters):
+    if not (given.uploaded(bringer) and read_upload):
+        for name in given.own:
             command += ["--text", name]
     return tuple(command), values[OWN_OBJECT]
 
 
-def _inputs(template: Template, job: Job) -> tuple[Input, ...]:
-    files = tuple(file.input for file in template.staged(job.parameters))
+def _inputs(template: Template, given: JobParameters) -> tuple[Input, ...]:
+    files = tuple(file.input for files in given.staged.values() for file in files)
     if template.content is None:
         return files
     shipped = Input(path=NOTEBOOK_PATH, source=f"inline:{template.notebook}", content=template.content)
@@ -113,9 +111,9 @@ def _environment(template: Template, values: Mapping[str, Any]) -> dict[str, str
 
 def _filled(item: str, values: Mapping[str, Any]) -> list[str]:
     """A command item with its values: none for one that is absent, several for a list."""
-    whole = _PLACE.fullmatch(item)
+    whole = PLACE.fullmatch(item)
     if whole is None:
-        return [_PLACE.sub(lambda match: _text(values.get(match[1], "")), item)]
+        return [PLACE.sub(lambda match: _text(values.get(match[1], "")), item)]
     value = values.get(whole[1])
     if value is None:
         return []

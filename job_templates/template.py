@@ -1,4 +1,4 @@
-"""A job template as the server uses it: read a job's parameters, clip its wishes, tell others about it."""
+"""A job template as the server uses it: it checks a job's parameters and clips its wishes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pydantic import Field
 
 from job_templates.amounts import read_cores, read_count, read_size, write_cores, write_size
 from job_templates.client_text import shown
-from job_templates.input_files import Staged
 from job_templates.job_parameters import JobParameters, ReadUpload
 from job_templates.notebook_values import PREFIX, is_own
 from job_templates.reserved import resource_word
@@ -30,8 +29,6 @@ class Template(Definition):
     digest: str
     content: str | None = Field(default=None, repr=False)
 
-    # -- a job's parameters ------------------------------------------------------------------------
-
     def canonical(self, name: str) -> str:
         """A parameter's name as the template spells it; a name that it does not know, as it is."""
         if resource_word(name):
@@ -51,17 +48,6 @@ class Template(Definition):
         """
         self.resources_of(parameters)
         return JobParameters(self, parameters).values(read_upload)
-
-    def staged(self, parameters: Sequence[Parameter]) -> tuple[Staged, ...]:
-        """The files that a job brings.
-
-        :raises BadRequest: as `check`.
-        """
-        return tuple(file for files in JobParameters(self, parameters).staged.values() for file in files)
-
-    def texts(self, parameters: Sequence[Parameter]) -> tuple[str, ...]:
-        """The notebook's own parameters that came as text, ``N`` for ``p.N``."""
-        return tuple(JobParameters(self, parameters).own)
 
     def resources_of(self, parameters: Sequence[Parameter]) -> Resources:
         """What a job may use: the template's defaults, or what its resource words ask for.

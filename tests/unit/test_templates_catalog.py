@@ -135,6 +135,11 @@ def test_an_operators_template_takes_the_place_of_a_shipped_one_but_not_of_anoth
             ["8: parameters 'field' and 'Field' differ in case only (DALI-06)"],
         ),
         ("{value:field}", "{value:feild}", ["4: {value:feild} names no parameter; did you mean field?"]),
+        (
+            "kind: command\n",
+            'kind: command\nenvironment:\n  FIELD: "{value:feild}"\n',
+            ["5: {value:feild} names no parameter; did you mean field?"],
+        ),
         ("{python}", "{pyton}", ["4: {pyton} is nothing that a runner replaces; did you mean python?"]),
         ("id: result", "id: table", ["9: the only output of a service has the id 'result'"]),
         ("id: result", "id: stdout", ["9: outputs.0: the result id 'stdout' is the server's own"]),

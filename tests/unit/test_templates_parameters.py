@@ -12,6 +12,7 @@ from job_templates import amounts, catalog
 from job_templates.cross_checks import mistakes
 from job_templates.description import describe, parameter_schema
 from job_templates.input_files import safe_name
+from job_templates.job_parameters import JobParameters
 from job_templates.parameter_type import ParameterType
 from job_templates.schema import Definition
 from job_templates.template import Template
@@ -226,7 +227,7 @@ def test_several_uploads_of_one_parameter_are_numbered() -> None:
         "{inputs}/more/2-a.fits",
         "{inputs}/more/3-a.fits",
     ]
-    assert [file.input.source for file in TEMPLATE.staged(given)] == [
+    assert [file.input.source for file in JobParameters(TEMPLATE, given).staged["more"]] == [
         "upload:more",
         "upload:more.2",
         "upload:more.10",
@@ -237,7 +238,8 @@ def test_several_uploads_of_one_parameter_are_numbered() -> None:
 
 def test_a_checksum_travels_in_the_fragment() -> None:
     digest = "ab" * 32
-    (file,) = TEMPLATE.staged([Parameter("image", f"https://h/x.fits#sha256={digest.upper()}")])
+    given = [Parameter("image", f"https://h/x.fits#sha256={digest.upper()}")]
+    (file,) = JobParameters(TEMPLATE, given).staged["image"]
     assert (file.input.source, file.input.sha256) == ("https://h/x.fits", digest)
     with pytest.raises(BadRequest, match="may end in #sha256= and 64 hex digits, not in '#top'"):
         check(("image", "https://h/x.fits#top"))
