@@ -7,6 +7,8 @@ attempt as to the pod of a Kubernetes one.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -136,3 +138,31 @@ def located(value: Any, inputs: str, outputs: str) -> Any:
             return {key: located(item, inputs, outputs) for key, item in value.items()}
         case _:
             return value
+
+
+_PLACEHOLDER = re.compile(r"\{(inputs|outputs|parameters|python)\}")
+
+
+def substitute(item: str, places: Mapping[str, str]) -> str:
+    """One item of a command with the real ``{inputs}``, ``{outputs}``, ``{parameters}`` and ``{python}``."""
+    return _PLACEHOLDER.sub(lambda match: places[match[1]], item)
+
+
+def variables(spec: RunSpec, work: str) -> dict[str, str]:
+    """What every runner puts into the environment of the user's code, whose directory is ``work``.
+
+    The run spec's own entries have the last word.
+    """
+    return {
+        "HOME": f"{work}/tmp",  # noqa: S108 - nobody else's
+        "TMPDIR": f"{work}/tmp",  # noqa: S108
+        "LANG": "C.UTF-8",
+        "UWS_JOB_ID": spec.job_id,
+        "UWS_ATTEMPT": str(spec.attempt),
+        "UWS_INPUTS": f"{work}/inputs",
+        "UWS_OUTPUTS": f"{work}/outputs",
+        "UWS_PARAMETERS": f"{work}/uws/parameters.json",
+        "UWS_PROGRESS": f"{work}/uws/progress",
+        "UWS_ERROR": f"{work}/uws/error.json",
+        **located(spec.environment, f"{work}/inputs", f"{work}/outputs"),
+    }

@@ -1,0 +1,250 @@
+"""Run spec → Kubernetes Job. Pure: the same input gives the same document, byte for byte.
+
+One pod: the agent as a native sidecar (``restartPolicy: Always`` among the init containers, Kubernetes 1.29
+and newer), and the user's image, unchanged, as ``main``, with our wrapper as its process 1. There is
+no init container of its own for stage-in: it would cost a second; the wrapper waits for the agent's word
+instead, while the image is pulled. Volumes, all ``emptyDir``:
+
+| Volume | agent | main | What |
+|---|---|---|---|
+| ``agent`` | ``/uws/attempt`` | | the agent's own notes |
+| ``control`` | ``/uws/control`` | the same, read-only | the wrapper; the agent's word to start |
+| ``inputs`` | ``/uws/attempt/work/inputs`` | ``/uws/work/inputs``, read-only | |
+| ``work`` | ``/uws/attempt/work`` | ``/uws/work`` | outputs, progress, scratch |
+| ``logs`` | ``/uws/attempt/logs`` | ``/uws/logs`` | stdout and stderr, hints of start and end |
+| ``tmp`` | | ``/tmp`` | |
+
+The one credential in it is the token of the attempt, in the agent's environment only. It is good for this
+attempt's door and for as long as the attempt is wanted, and for nothing else; a Secret for it would cost a
+second call to the API server for each job and could be left behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from uws_server.domain.runspec import RunSpec, substitute, variables
+
+MANAGED_BY = "uws-server"
+JOB = "uws-server/job"
+ATTEMPT = "uws-server/attempt"
+SERVICE = "uws-server/service"
+INSTANCE = "app.kubernetes.io/instance"
+
+_WORK = "/uws/work"
+_CONTROL = "/uws/control"
+_LOGS = "/uws/logs"
+_WRAPPER = "/usr/local/bin/uws-wrapper"
+_SPARE = 64 * 1024**2  # bytes of disk for what is neither output nor log
+_LONGEST_NAME = 63  # of a label's value
+
+
+@dataclass(frozen=True, slots=True)
+class PodSettings:
+    """What a site says of its pods. Durations in seconds, sizes in bytes."""
+
+    namespace: str
+    instance: str
+    agent_image: str
+    notebook_image: str
+    python: str = "python3"
+    user: int = 10001
+    group: int = 10001
+    gpu_resource: str = "nvidia.com/gpu"
+    agent_cpu_milli: int = 50
+    agent_memory_bytes: int = 256 * 1024**2
+    staging_seconds: int = 4 * 3600
+    kept_seconds: int = 24 * 3600
+    queue: str = ""
+    priority_class: str = ""
+    runtime_class: str = ""
+    pull_secret: str = ""
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+
+
+def name(job_id: str, attempt: int) -> str:
+    """The Job's name: whoever starts this attempt again finds that it exists already."""
+    return f"uws-{job_id.lower()}-{attempt}"
+
+
+def digest(spec: RunSpec) -> str:
+    """What the agent compares with the run spec that the server gives it, so that pod and agent agree."""
+    return hashlib.sha256(spec.to_json().encode()).hexdigest()
+
+
+def job(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> dict[str, Any]:
+    """The Job of one attempt.
+
+    :raises ValueError: neither the job nor the site names an image.
+    """
+    labels = {
+        "app.kubernetes.io/name": "uws-job",
+        "app.kubernetes.io/managed-by": MANAGED_BY,
+        INSTANCE: settings.instance,
+        JOB: spec.job_id.lower(),
+        ATTEMPT: str(spec.attempt),
+        SERVICE: spec.service[:_LONGEST_NAME],
+    }
+    queue = {"kueue.x-k8s.io/queue-name": settings.queue} if settings.queue else {}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": name(spec.job_id, spec.attempt),
+            "namespace": settings.namespace,
+            "labels": {**labels, **queue},
+        },
+        "spec": {
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            # A pod drained before it began goes on elsewhere; after one that had begun the door refuses the next.
+            "podFailurePolicy": {
+                "rules": [
+                    {
+                        "action": "Ignore",
+                        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                    }
+                ]
+            },
+            # With a queue nothing starts before the queue admits it.
+            **({"suspend": True} if settings.queue else {}),
+            "ttlSecondsAfterFinished": settings.kept_seconds,
+            "template": {"metadata": {"labels": labels}, "spec": _pod(spec, settings, agent_url, token)},
+        },
+    }
+
+
+def _pod(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> dict[str, Any]:
+    limits = spec.limits
+    pod: dict[str, Any] = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "restartPolicy": "Never",
+        # The wrapper kills at half of the job's grace; the agent has the rest for logs and results.
+        "terminationGracePeriodSeconds": max(30, 3 * limits.grace),
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": settings.user,
+            "runAsGroup": settings.group,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "initContainers": [_agent(spec, settings, agent_url, token)],
+        "containers": [_main(spec, settings)],
+        "volumes": _volumes(spec),
+    }
+    if limits.duration:  # a backstop only: wrapper and watcher come first
+        pod["activeDeadlineSeconds"] = limits.duration + settings.staging_seconds
+    if settings.node_selector:
+        pod["nodeSelector"] = dict(settings.node_selector)
+    if settings.tolerations:
+        pod["tolerations"] = [dict(toleration) for toleration in settings.tolerations]
+    if settings.priority_class:
+        pod["priorityClassName"] = settings.priority_class
+    if settings.runtime_class:
+        pod["runtimeClassName"] = settings.runtime_class
+    if settings.pull_secret:
+        pod["imagePullSecrets"] = [{"name": settings.pull_secret}]
+    return pod
+
+
+_SHUT = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+
+
+def _agent(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> dict[str, Any]:
+    attempt = "/uws/attempt"
+    cpu, memory = f"{settings.agent_cpu_milli}m", str(settings.agent_memory_bytes)
+    return {
+        "name": "agent",
+        "image": settings.agent_image,
+        "command": [settings.python, "-m", "runners.agent", "pod", attempt, _CONTROL],
+        "restartPolicy": "Always",
+        "env": [
+            {"name": "UWS_AGENT_URL", "value": agent_url},
+            {"name": "UWS_AGENT_TOKEN", "value": token},
+            {"name": "UWS_SPEC_SHA256", "value": digest(spec)},
+            {"name": "UWS_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+        ],
+        # main is created when this is done, and needs the wrapper then.
+        "lifecycle": {
+            "postStart": {"exec": {"command": ["/usr/local/bin/uws-wrapper", "install", _CONTROL]}}
+        },
+        "resources": {
+            "requests": {"cpu": cpu, "memory": memory},
+            "limits": {"cpu": "1", "memory": memory},
+        },
+        "securityContext": _SHUT,
+        "terminationMessagePolicy": "File",
+        "volumeMounts": [
+            {"name": "agent", "mountPath": attempt},
+            {"name": "work", "mountPath": f"{attempt}/work"},
+            {"name": "inputs", "mountPath": f"{attempt}/work/inputs"},
+            {"name": "logs", "mountPath": f"{attempt}/logs"},
+            {"name": "control", "mountPath": _CONTROL},
+        ],
+    }
+
+
+def _main(spec: RunSpec, settings: PodSettings) -> dict[str, Any]:
+    image = spec.image or settings.notebook_image
+    if not image:
+        raise ValueError("neither the job nor the site names an image")
+    places = {
+        "inputs": f"{_WORK}/inputs",
+        "outputs": f"{_WORK}/outputs",
+        "parameters": f"{_WORK}/uws/parameters.json",
+        "python": settings.python,
+    }
+    limits, resources = spec.limits, spec.resources
+    disk = resources.disk_bytes + 2 * limits.log_bytes + _SPARE
+    amounts = {
+        "cpu": f"{resources.cpu_milli}m",
+        "memory": str(resources.memory_bytes),
+        "ephemeral-storage": str(disk),
+        **({settings.gpu_resource: str(resources.gpu)} if resources.gpu else {}),
+    }
+    return {
+        "name": "main",
+        "image": image,
+        "command": [
+            f"{_CONTROL}/uws-wrapper",
+            "run",
+            _CONTROL,
+            _LOGS,
+            *(str(number) for number in (limits.log_bytes, limits.duration, limits.grace)),
+            "--",
+            *(substitute(item, places) for item in spec.command),
+        ],
+        "env": [{"name": key, "value": value} for key, value in sorted(variables(spec, _WORK).items())],
+        "resources": {"requests": amounts, "limits": amounts},
+        "securityContext": _SHUT,
+        "volumeMounts": [
+            {"name": "work", "mountPath": _WORK},
+            {"name": "inputs", "mountPath": f"{_WORK}/inputs", "readOnly": True},
+            {"name": "logs", "mountPath": _LOGS},
+            {"name": "control", "mountPath": _CONTROL, "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
+    }
+
+
+def _volumes(spec: RunSpec) -> list[dict[str, Any]]:
+    disk, log = spec.resources.disk_bytes, spec.limits.log_bytes
+    inputs = sum(item.max_bytes for item in spec.inputs)
+    sizes = {
+        "agent": _SPARE,
+        "control": _SPARE // 4,
+        "inputs": min(inputs, disk) + _SPARE // 4,
+        "logs": 2 * log + _SPARE // 4,
+        "tmp": disk,
+        "work": disk,
+    }
+    return [{"name": key, "emptyDir": {"sizeLimit": str(size)}} for key, size in sizes.items()]
