@@ -175,6 +175,7 @@ def worker(file: Path | None, data: Path | None, site: str, kind: str) -> None:
 
     from runners import sites, tasks
     from runners.worker import Worker
+    from uws_server.domain.wire import PATH
     from uws_server.factory import capacity
     from uws_server.queue.base import Work
     from uws_server.queue.rq import RqWorker, WorkerBroke, connect
@@ -187,7 +188,7 @@ def worker(file: Path | None, data: Path | None, site: str, kind: str) -> None:
         changes=services.changes,
         catalog=services.catalog,
         runner=sites.open_runner(settings, site),
-        agent_url=f"{settings.agent_url}/agent/v1",
+        agent_url=f"{settings.agent_url}{PATH}",
         secret=services.secret,
     )
     tasks.serve(tasks.Context(services.queue, work))

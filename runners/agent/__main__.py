@@ -16,7 +16,8 @@ import os
 import sys
 from pathlib import Path
 
-from runners.agent.attempt_dir import FENCED, STAGE_IN_FAILED, AttemptDir
+from runners.agent.attempt_dir import AttemptDir
+from uws_server.domain.wire import FENCED, STAGE_IN_FAILED
 
 
 def stage_in(attempt: AttemptDir) -> int:

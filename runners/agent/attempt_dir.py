@@ -16,11 +16,6 @@ from typing import Any
 
 from uws_server.domain.runspec import RunSpec
 
-# How the agent ends.
-STAGE_IN_FAILED = 65
-STAGE_OUT_FAILED = 66
-FENCED = 67
-
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO would wait for somebody to write into it.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

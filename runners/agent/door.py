@@ -13,24 +13,22 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urljoin
 
 import urllib3
 from urllib3.exceptions import HTTPError
 
 from runners.agent.attempt_dir import Access
+from uws_server.domain.wire import LINKS, MANIFEST, OWN_WORD, PROGRESS, Link, Wanted
 
-MOST_LINKS = 100  # in one call
 _CONNECT = 5.0  # s
 _ANSWER = 30.0  # s
 _LONGEST_PAUSE = 5.0  # s, without the server's own word
 _LONGEST_RETRY_AFTER = 60.0  # s
 _EXPIRED_LINKS = 3
-_FENCED_HEADER = "UWS-Fenced"  # on the answers of `uws_server.web.agent` alone
-_FENCED_VALUE = "attempt"
 _FOREIGN = frozenset({401, 403, 404})  # without that header: of anybody on the way to the door
 
 
@@ -102,23 +100,6 @@ class Deadline:
                 self._instant.known.wait(left)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """An object to buy a link for; ``size`` in bytes counts for PUT."""
-
-    method: Literal["GET", "PUT"]
-    name: str
-    size: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A URL that permits one thing, with the headers to send along."""
-
-    url: str
-    headers: dict[str, str] = field(default_factory=dict)
-
-
 class Door:
     """The client of ``/agent/v1``."""
 
@@ -131,22 +112,22 @@ class Door:
 
     def links(self, wanted: Sequence[Wanted]) -> list[Link]:
         """Buy links, at most `MOST_LINKS`, in the order asked for."""
-        objects = [{"method": one.method, "name": one.name, "size": one.size} for one in wanted]
-        answer = self._persist(lambda: self._post("links", {"objects": objects}))
+        objects = [asdict(one) for one in wanted]
+        answer = self._persist(lambda: self._post(LINKS, {"objects": objects}))
         links = json.loads(answer.data)["links"]
         return [Link(urljoin(self._base, link["url"]), dict(link.get("headers") or {})) for link in links]
 
     def progress(self, done: int, of: int) -> bool:
         """Report progress, once: whether it arrived. A later report makes up for a lost one."""
         try:
-            answer = self._post("progress", {"done": done, "of": of})
+            answer = self._post(PROGRESS, {"done": done, "of": of})
         except HTTPError:
             return False
         return answer.status < 300 or not _check(answer)
 
     def manifest(self, document: dict[str, Any]) -> None:
         """Hand in the manifest."""
-        self._persist(lambda: self._post("manifest", document))
+        self._persist(lambda: self._post(MANIFEST, document))
 
     def put(
         self,
@@ -246,7 +227,7 @@ def _check(answer: urllib3.BaseHTTPResponse) -> bool:
 
 
 def _is_our_doors(answer: urllib3.BaseHTTPResponse) -> bool:
-    return answer.headers.get(_FENCED_HEADER) == _FENCED_VALUE
+    return answer.headers.get(OWN_WORD[0]) == OWN_WORD[1]
 
 
 def _sentence(answer: urllib3.BaseHTTPResponse) -> str:

@@ -20,9 +20,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from runners.agent.attempt_dir import FENCED, STAGE_OUT_FAILED, AttemptDir
-from runners.agent.door import MOST_LINKS, Away, Deadline, DeadlinePassed, Door, Fenced, Link, Refused, Wanted
+from runners.agent.attempt_dir import AttemptDir
+from runners.agent.door import Away, Deadline, DeadlinePassed, Door, Fenced, Refused
 from runners.agent.stage_out import Changed, Harvest, Reading, Result, harvest
+from uws_server.domain.wire import (
+    FENCED,
+    MOST_LINKS,
+    STAGE_OUT_FAILED,
+    STREAMS,
+    Link,
+    Wanted,
+    result_name,
+    segment_name,
+)
 
 SEGMENT = 4 * 1024**2  # bytes of a log that go in one object
 _SHORTEST_PAUSE = 0.25  # s between uploads of a log
@@ -32,7 +42,6 @@ _AT_ONCE = 4
 _BATCH_BYTES = 256 * 1024**2  # links do not wait for more than this to be sent
 _SAVE_EVERY = 0.5  # s
 _LIVE_PATIENCE = 5.0  # s
-_STREAMS = ("stdout", "stderr")
 
 
 class _Terminated(BaseException):
@@ -48,7 +57,7 @@ class Memory:
     what a name stands for never changes. ``results``: object name to the manifest's entry.
     """
 
-    logs: dict[str, tuple[int, int]] = field(default_factory=lambda: dict.fromkeys(_STREAMS, (0, 0)))
+    logs: dict[str, tuple[int, int]] = field(default_factory=lambda: dict.fromkeys(STREAMS, (0, 0)))
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     done: bool = False
 
@@ -89,7 +98,7 @@ class Logs:
     def upload(self) -> bool:
         """Store the next segment of each stream that has one; whether there was any."""
         begun = []
-        for stream in _STREAMS:
+        for stream in STREAMS:
             offset, size = self._memory.logs[stream]
             size = size or min(SEGMENT, self._length(stream) - offset)
             if size > 0:
@@ -98,7 +107,7 @@ class Logs:
         if not begun or self.refused:
             return False
         self._memory.save(self._attempt)
-        wanted = [Wanted("PUT", f"logs/{stream}/{offset:015d}", size) for stream, offset, size in begun]
+        wanted = [Wanted("PUT", segment_name(stream, offset), size) for stream, offset, size in begun]
         try:
             links = self._door.links(wanted)
             for (stream, offset, size), want, link in zip(begun, wanted, links, strict=True):
@@ -310,7 +319,7 @@ class Finish:
 
     def _upload(self, found: Harvest) -> None:
         """Store the results, a few at a time."""
-        waiting = [result for result in found.results if f"results/{result.path}" not in self._memory.results]
+        waiting = [result for result in found.results if result_name(result.path) not in self._memory.results]
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             for batch in _batches(waiting):
                 stored = threads.map(self._send, batch, self._links(batch))
@@ -370,7 +379,7 @@ class Finish:
 
     def _manifest(self, found: Harvest, said: dict[str, Any], notes: list[str]) -> dict[str, Any]:
         stored = self._memory.results
-        names = [f"results/{result.path}" for result in found.results]
+        names = [result_name(result.path) for result in found.results]
         staged = self._attempt.read_json("stage-in.json") or {}
         error = user_error(self._attempt.hint("error.json", 64 * 1024))
         if error is None and not said["ok"]:
@@ -380,7 +389,7 @@ class Finish:
             "job": self._spec.job_id,
             "attempt": self._spec.attempt,
             "inputs": staged.get("inputs", []),
-            "logs": {stream: self._memory.logs[stream][0] for stream in _STREAMS},
+            "logs": {stream: self._memory.logs[stream][0] for stream in STREAMS},
             "results": [stored[name] for name in names if name in stored],
             "error": error,
             "notes": notes,
@@ -404,7 +413,7 @@ def user_error(text: bytes) -> dict[str, str] | None:
 
 
 def _wanted(result: Result, size: int) -> Wanted:
-    return Wanted("PUT", f"results/{result.path}", size)
+    return Wanted("PUT", result_name(result.path), size)
 
 
 def _batches(results: list[Result]) -> Iterator[list[Result]]:

@@ -30,8 +30,9 @@ from urllib3.exceptions import HTTPError, LocationParseError, SSLError
 from urllib3.util import make_headers
 
 from runners.agent.attempt_dir import AttemptDir
-from runners.agent.door import Away, Deadline, Door, Refused, Wanted, backoff, retry_after
+from runners.agent.door import Away, Deadline, Door, Refused, backoff, retry_after
 from uws_server.domain.runspec import Input
+from uws_server.domain.wire import Wanted, upload_name
 
 _CHUNK = 256 * 1024
 _CONNECT = 10.0  # s
@@ -345,7 +346,7 @@ class _Staging:
 
     def _upload_chunks(self, part: _Part, item: Input) -> Iterator[bytes]:
         name = item.source.partition(":")[2]
-        link = self._door.links([Wanted("GET", f"parameters/{name}")])[0]
+        link = self._door.links([Wanted("GET", upload_name(name))])[0]
         response = self._get(self._uploads, link.url, link.headers, part)
         if response.status in {401, 403}:  # bought long ago, as links go
             response.close()

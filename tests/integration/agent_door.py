@@ -22,13 +22,14 @@ from flask import Blueprint, Flask, Response, jsonify, request
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from uws_server.domain.runspec import Input, Limits, Output, Resources, RunSpec
+from uws_server.domain.wire import LINKS, MANIFEST, MOST_LINKS, OWN_WORD, PATH, PROGRESS
 from uws_server.storage.file import FileStore
 from uws_server.storage.links import Links
 from uws_server.web.storage import storage_blueprint
 
 JOB = "0" + "a" * 25
 TOKEN = f"{JOB}.1.0123abcd"
-OURS = {"UWS-Fenced": "attempt"}  # by which the agent knows the door's own word
+OURS = dict([OWN_WORD])  # by which the agent knows the door's own word
 Fault = Callable[[str], Response | None]
 
 
@@ -75,10 +76,10 @@ class DoorDouble:
         app = Flask("door")
         app.before_request(self._before)
         app.register_blueprint(storage_blueprint(self.store, self.links))
-        agent = Blueprint("agent", "agent", url_prefix="/agent/v1")
-        agent.post("/links")(self._links)
-        agent.post("/progress")(self._progress)
-        agent.post("/manifest")(self._manifest)
+        agent = Blueprint("agent", "agent", url_prefix=PATH)
+        agent.post(f"/{LINKS}")(self._links)
+        agent.post(f"/{PROGRESS}")(self._progress)
+        agent.post(f"/{MANIFEST}")(self._manifest)
         app.register_blueprint(agent)
         return app
 
@@ -111,7 +112,7 @@ class DoorDouble:
 
     def _links(self) -> Response:
         objects = json.loads(request.data)["objects"]
-        assert len(objects) <= 100
+        assert len(objects) <= MOST_LINKS
         links = []
         for one in objects:
             if one["method"] == "GET":
@@ -120,7 +121,7 @@ class DoorDouble:
             else:
                 assert one["name"].startswith(("logs/", "results/"))
                 url = self.links.sign("PUT", f"jobs/{JOB}/1/{one['name']}", self.seconds, one["size"])
-            links.append({"method": one["method"], "url": url, "headers": {}})
+            links.append({"url": url, "headers": {}})
         with self.lock:
             self.bought.append([one["name"] for one in objects])
         return jsonify({"links": links})
@@ -171,7 +172,7 @@ class Attempt:
             resources=resources or Resources(),
         )
         (top / "spec.json").write_text(spec.to_json())
-        door = {"url": f"http://127.0.0.1:{port}/agent/v1", "token": TOKEN, **access}
+        door = {"url": f"http://127.0.0.1:{port}{PATH}", "token": TOKEN, **access}
         (top / "agent.json").write_text(json.dumps(door))
 
     def start(self, command: str) -> subprocess.Popen[str]:

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from runners.agent.attempt_dir import FENCED, STAGE_IN_FAILED, STAGE_OUT_FAILED
 from tests.integration.agent_door import JOB, Attempt, serving
 from uws_server.domain.job import Job, Parameter, Upload, Workload
 from uws_server.domain.phase import Phase
 from uws_server.domain.runspec import Input, Limits
+from uws_server.domain.wire import FENCED, STAGE_IN_FAILED, STAGE_OUT_FAILED
 from uws_server.service.door import Door, agent_token, load_manifest
 from uws_server.service.jobs import parameter_key
 from uws_server.service.results import Results

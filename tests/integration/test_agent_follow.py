@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from flask import Response
 
-from runners.agent.attempt_dir import FENCED, STAGE_OUT_FAILED
 from runners.local.capped_log import CappedLog
 from tests.integration.agent_door import JOB, OURS, Attempt, DoorDouble, ended, kill, serving, until
 from uws_server.domain.runspec import Limits, Output
+from uws_server.domain.wire import FENCED, STAGE_OUT_FAILED
 
 MIB = 1024 * 1024
 

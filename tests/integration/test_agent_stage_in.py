@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 from flask import Response
 
-from runners.agent.attempt_dir import FENCED, STAGE_IN_FAILED
 from tests.integration.agent_door import JOB, OURS, Attempt, DoorDouble, ended, kill, serving, until
 from uws_server.domain.runspec import Input, Resources
+from uws_server.domain.wire import FENCED, STAGE_IN_FAILED
 
 MIB = 1024 * 1024
 DATA = os.urandom(1_000_000)

@@ -12,8 +12,7 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from uws_server.domain.errors import (
     BadRequest,
@@ -25,6 +24,7 @@ from uws_server.domain.errors import (
 )
 from uws_server.domain.job import Job, Result, Workload
 from uws_server.domain.runspec import Limits
+from uws_server.domain.wire import MOST_LINKS, Link, Wanted
 from uws_server.service.jobs import parameter_key
 from uws_server.storage.base import NotStored, ObjectStore
 from uws_server.store.base import JobStore, Planned, Quota
@@ -35,7 +35,6 @@ _RESULT_ID = re.compile(r"[A-Za-z0-9._-]{1,255}")  # goes into addresses and XML
 _MEDIA_TYPE = re.compile(r"[!-~]{1,100}/[!-~][ -~]{0,200}")  # goes into a header
 _SHA256 = re.compile(r"[0-9a-f]{0,64}")
 _MOST = 2**63 - 1  # bytes that a size in the XML can say
-_LINKS = 100
 _LINK_SECONDS = 60
 LONGEST_LINK = 3600
 """Seconds after which no link is good any more, so that a deleted job's prefix can be cleared for good."""
@@ -48,23 +47,6 @@ def agent_token(secret: bytes, job_id: str, attempt: int) -> str:
     """The token of one attempt."""
     digest = hmac.new(secret, f"attempt:{job_id}:{attempt}".encode(), hashlib.sha256).hexdigest()
     return f"{job_id}.{attempt}.{digest}"
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One object that an agent wants to PUT or GET. ``size`` in bytes."""
-
-    method: Literal["GET", "PUT"]
-    name: str
-    size: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """Permission for one object, for about a minute."""
-
-    method: Literal["GET", "PUT"]
-    url: str
 
 
 class Door:
@@ -117,8 +99,8 @@ class Door:
         :raises TooLarge: one object is larger than the server takes, or all are more than the job may store.
         """
         job, attempt = self._attempt(token)
-        if len(wanted) > _LINKS:
-            raise BadRequest(f"{len(wanted)} links are more than the {_LINKS} given at once")
+        if len(wanted) > MOST_LINKS:
+            raise BadRequest(f"{len(wanted)} links are more than the {MOST_LINKS} given at once")
         links = [self._link(job, attempt, one) for one in wanted]
         puts = [one for one in wanted if one.method == "PUT"]
         if puts:
@@ -148,15 +130,17 @@ class Door:
             found = next((p for p in job.parameters if p.name == name and p.upload), None)
             if kind != "parameters" or found is None:
                 raise BadRequest(f"the job has no upload {wanted.name[:80]!r}")
-            return Link("GET", self._objects.sign("GET", parameter_key(job.id, found), LONGEST_LINK))
+            return Link(self._objects.sign("GET", parameter_key(job.id, found), LONGEST_LINK))
         if _NAME.fullmatch(wanted.name) is None:
             raise BadRequest(f"{wanted.name[:80]!r} is no name for what an attempt may store")
+        if wanted.size < 0:
+            raise BadRequest(f"{wanted.size} is no number of bytes")
         if wanted.size > self._most_bytes:
             raise TooLarge(f"{wanted.name[:80]!r} of {wanted.size} bytes is more than {self._most_bytes}")
         seconds = min(_LINK_SECONDS + wanted.size // _SLOWEST, LONGEST_LINK)
         key = f"{job.prefix}/{attempt}/{wanted.name}"
         try:
-            return Link("PUT", self._objects.sign("PUT", key, seconds, wanted.size))
+            return Link(self._objects.sign("PUT", key, seconds, wanted.size))
         except ValueError as error:
             raise BadRequest(
                 f"{wanted.name[:80]!r} is no name for what an attempt may store: {error}"

@@ -1,0 +1,70 @@
+"""What the agent beside a job and the server say to each other over ``/agent/v1``: one text for both sides.
+
+Each call is a POST of one JSON object with the attempt's token as bearer token:
+
+* ``links`` ``{"objects": [Wanted, …]}`` → ``{"links": [Link, …]}``, in the same order
+* ``progress`` ``{"done": 2, "of": 5}`` → 204
+* ``manifest`` the manifest → 204, also when the very same one is there already; another one is 409
+
+The links themselves lead to an object store, which may be this server (`uws_server.web.storage`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+PATH = "/agent/v1"
+LINKS = "links"
+PROGRESS = "progress"
+MANIFEST = "manifest"
+
+OWN_WORD = ("UWS-Answer", "own")
+"""A header on every refusal of ours. Whoever is on the way to us, such as a proxy whose web is just being
+started, answers 401, 403 and 404 as well; an agent that took its word would give up a job that is done."""
+
+MOST_LINKS = 100  # in one call
+MESSAGE_BYTES = 1024**2
+MANIFEST_BYTES = 16 * 1024**2  # a thousand results and more
+
+# How the agent ends, besides 0.
+STAGE_IN_FAILED = 65
+STAGE_OUT_FAILED = 66
+FENCED = 67
+
+STREAMS = ("stdout", "stderr")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One object that the agent wants to PUT or GET; ``size`` in bytes counts for PUT.
+
+    ``name`` is `segment_name` or `result_name` of what the attempt stores, or `upload_name`.
+    """
+
+    method: Literal["GET", "PUT"]
+    name: str
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Permission for one object, for about a minute: a URL, maybe relative, and headers to send along."""
+
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def segment_name(stream: str, offset: int) -> str:
+    """The part of a log that begins at this byte."""
+    return f"logs/{stream}/{offset:015d}"
+
+
+def result_name(path: str) -> str:
+    """The file at this path beneath the output root."""
+    return f"results/{path}"
+
+
+def upload_name(parameter: str) -> str:
+    """What came with the job as this parameter."""
+    return f"parameters/{parameter}"
