@@ -32,7 +32,7 @@ def isolation(settings: Settings, name: str) -> Isolation:
         found = probe(local_settings(settings, site(settings, name)))
     except IsolationError as error:
         raise BadConfig(f"sites.{name}: {error}") from error
-    if not found.rule_13 and not settings.own_machine:
+    if not found.sealed and not settings.own_machine:
         raise BadConfig(_too_open(settings, name, found))
     return found
 

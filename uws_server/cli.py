@@ -326,7 +326,7 @@ def _stopped_by_signal(wake: Callable[[], None]) -> threading.Event:
 
 
 def _isolation_line(name: str, found: Isolation) -> str:
-    holds = " ".join(found.holds if found.rule_13 else found.lacks)
+    holds = " ".join(found.holds if found.sealed else found.lacks)
     return f"site {name}, isolation by {found.mode}: {holds}"
 
 

@@ -1,9 +1,8 @@
-"""What keeps attempts apart on this machine: what was asked for, what works, what the job sees."""
+"""What keeps attempts apart on this machine: what was asked for, what works, what holds by it."""
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,20 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import runners
-from runners.local import cgroups, sandbox
+from runners.local import bubblewrap, cgroups
+from runners.local.view import package_root, view
 
 Mode = Literal["namespaces", "bubblewrap", "none"]
 
-_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/etc")
-_KERNEL = ("/sys/devices/system/cpu",)  # libraries count processors there
-_SECRETS = (
-    "/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/sudoers.d",
-    "/etc/security/opasswd", "/etc/ssh", "/etc/ssl/private", "/etc/pki/tls/private", "/etc/letsencrypt",
-    "/etc/krb5.keytab", "/etc/kubernetes", "/etc/docker", "/etc/wireguard", "/etc/openvpn",
-    "/etc/NetworkManager/system-connections", "/etc/redis", "/etc/valkey", "/etc/uws-server",
-)  # fmt: skip
-_PACKAGES = ("runners", "uws_server", "job_templates")
 _PROBE_SECONDS = 20
 
 
@@ -65,16 +55,18 @@ class LocalSettings:
 class Isolation:
     """What is used, and in sentences what holds by it and what does not.
 
-    ``rule_13`` says whether user code is kept from every credential of ours, and from the networks
+    ``sealed`` says whether user code is kept from every credential of ours, and from the networks
     where some are to be had; where it is not, the site must serve only anonymous users of this machine.
+    ``own_uid`` says whether each attempt runs as a user of its own.
     ``cgroup_roots`` maps controllers to the directories in which groups can be made.
     """
 
     mode: Mode
-    rule_13: bool
+    sealed: bool
     holds: tuple[str, ...]
     lacks: tuple[str, ...]
     cgroup_roots: tuple[tuple[str, str], ...] = ()
+    own_uid: bool = False
     bubblewrap: str = ""
 
 
@@ -128,7 +120,12 @@ def _namespaces(settings: LocalSettings) -> Isolation:
     _network(settings, holds, lacks)
     lacks.append(_DISK)
     return Isolation(
-        "namespaces", settings.network == "none", tuple(holds), tuple(lacks), tuple(roots.items())
+        "namespaces",
+        settings.network == "none",
+        tuple(holds),
+        tuple(lacks),
+        tuple(roots.items()),
+        own_uid=True,
     )
 
 
@@ -160,7 +157,7 @@ def _none(reasons: list[str]) -> Isolation:
         False,
         ("Ending a job ends its processes, double forks too, while its supervisor lives.",),
         (
-            "Rule 13 does not hold: jobs run as the server's own user and can read all that it can.",
+            "Credentials are in reach of jobs: they run as the server's own user and read all that it can.",
             "A job can kill its supervisor, and leave processes behind that clear their environment.",
             _MEMORY,
             _processes(),
@@ -191,18 +188,15 @@ def _network(settings: LocalSettings, holds: list[str], lacks: list[str]) -> Non
         holds.append("Jobs have no network.")
     else:
         lacks.append(
-            "Rule 13 does not hold with network: host: jobs share the machine's network, and reach a cloud's "
-            "metadata address, services on loopback such as a Redis on TCP, and this server itself."
+            "Credentials are in reach of jobs with network: host: they share the machine's network, and "
+            "reach a cloud's metadata address, services on loopback such as a Redis on TCP, and this server."
         )
 
 
 def _try_namespaces() -> str:
     if os.geteuid() != 0:
         return "the server is not root"
-    program = (
-        "import sys; sys.path.append(sys.argv[1]); "
-        "from runners.local.sandbox import probe_namespaces as p; p()"
-    )
+    program = "import sys; sys.path.append(sys.argv[1]); from runners.local.namespaces import probe; probe()"
     return _try([sys.executable, "-I", "-S", "-c", program, package_root()])
 
 
@@ -218,12 +212,12 @@ def _try_bubblewrap(settings: LocalSettings) -> str:
             "work": work,
             "cwd": work,
             "network": settings.network,
-            "view": view(settings, ()),
+            "view": view(settings.read_only, settings.hidden),
             "scratch": 1024**2,
             "environment": {},
             "argv": ["/bin/true"],
         }
-        command = sandbox.bubblewrap_command(plan, 2)
+        command = bubblewrap.command(plan, 2)
         return _try(["/bin/sh", "-c", 'echo go | { exec 3<&0; exec "$@"; }', "sh", *command])
 
 
@@ -252,63 +246,3 @@ def _try_cgroups(parent: str) -> dict[str, str]:
             usable[controller] = root
         group.remove()
     return usable
-
-
-def package_root() -> str:
-    """The directory from which this package was imported."""
-    return str(Path(runners.__path__[0]).resolve().parent)
-
-
-def view(settings: LocalSettings, hidden: tuple[str, ...]) -> list[list[str]]:
-    """What a job sees of the machine, in the order in which it is put together.
-
-    ``["symlink", path, target]``, ``["bind", path]`` (read-only), and over secrets ``["empty", path]``
-    for a directory, ``["null", path]`` for a file.
-    """
-    steps: list[list[str]] = []
-    places: list[str] = []
-    for path in _SYSTEM + _KERNEL:
-        if os.path.islink(path):
-            steps.append(["symlink", path, os.readlink(path)])
-        elif os.path.isdir(path):
-            places.append(path)
-    resolver = os.path.realpath("/etc/resolv.conf")
-    if not resolver.startswith("/etc/") and os.path.isfile(resolver):
-        places.append(resolver)
-    for extra in (*interpreter_paths(), *(str(path) for path in settings.read_only)):
-        if os.path.exists(extra) and not _beneath(extra, places):
-            places.append(extra)
-    steps += [["bind", path] for path in places]
-    for path in (*_SECRETS, *hidden, *(str(path.absolute()) for path in settings.hidden)):
-        real = os.path.realpath(path)
-        if os.path.exists(real) and _beneath(real, places):
-            steps.append(["empty" if os.path.isdir(real) else "null", real])
-    return steps
-
-
-def interpreter_paths() -> list[str]:
-    """What this interpreter needs to run with our packages: its prefixes, and where they are."""
-    found = [sys.prefix, sys.base_prefix, sys.exec_prefix]
-    link = sys.executable  # each station of the chain of links from a venv to the real thing
-    while True:
-        above = os.path.dirname(os.path.dirname(link))
-        found.append(above if _is_prefix(above) else link)
-        if not os.path.islink(link):
-            break
-        link = os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link)))
-    found += [os.path.realpath(path) for path in list(found)]
-    found += [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
-    for name in _PACKAGES:  # not the project's whole directory: more than packages may lie there
-        spec = importlib.util.find_spec(name)
-        found += list(spec.submodule_search_locations or ()) if spec else []
-    return [path for path in dict.fromkeys(found) if path not in ("/", "")]
-
-
-def _is_prefix(path: str) -> bool:
-    """Whether a Python lives here, and it is not somebody's home with a link in its bin."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    return os.path.isdir(f"{path}/lib/{version}") or os.path.exists(f"{path}/pyvenv.cfg")
-
-
-def _beneath(path: str, places: list[str]) -> bool:
-    return any(path == place or path.startswith(f"{place}/") for place in places)

@@ -53,8 +53,8 @@ def _file(name: str) -> Callable[..., bool]:
     return only
 
 
-def _last_word(supervisor: Any, state: str, **_kwargs: Any) -> bool:
-    return state in ("ended", "lost") and str(supervisor._directory).endswith(".1")
+def _last_word(state_file: Any, state: str, **_kwargs: Any) -> bool:
+    return state in ("ended", "lost") and str(state_file._directory).endswith(".1")
 
 
 def _archiving(_store: Any, _before: Any, after: Any, _lease: Any = None) -> bool:
@@ -101,8 +101,8 @@ POINTS: dict[str, Point] = {
     "supervisor after mark": Point("after", _WRITE, _file("started")),
     "supervisor before exit": Point("before", _WRITE, _file("exit")),
     "supervisor after exit": Point("after", _WRITE, _file("exit")),
-    "supervisor before last word": Point("before", "runners.local.supervisor:Supervisor._tell", _last_word),
-    "supervisor after last word": Point("after", "runners.local.supervisor:Supervisor._tell", _last_word),
+    "supervisor before last word": Point("before", "runners.local.state_file:StateFile.tell", _last_word),
+    "supervisor after last word": Point("after", "runners.local.state_file:StateFile.tell", _last_word),
     # finish: agent, web, watcher
     "agent before links": Point("before", f"{_AGENT}.links"),
     "agent before put": Point("before", f"{_AGENT}.put"),

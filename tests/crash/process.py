@@ -32,11 +32,11 @@ def quicken() -> None:
 def arm(point: str, action: str) -> None:
     """Arm this process, or the supervisors or agents that it starts."""
     import runners.local.isolation
-    import runners.local.runner
+    import runners.local.launch
 
     who, _, _ = point.partition(" ")
     if who == "supervisor":
-        runners.local.runner._BOOT = ("-I", "-S", "-c", _SUPERVISOR.format(point=point))
+        runners.local.launch._BOOT = ("-I", "-S", "-c", _SUPERVISOR.format(point=point))
     elif who == "agent":
         agent = (sys.executable, "-m", "tests.crash.agent", point)
         settings = runners.local.isolation.LocalSettings

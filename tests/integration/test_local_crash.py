@@ -18,7 +18,7 @@ import pytest
 
 from runners.base import Cause, State
 from runners.local import processes, site_files
-from runners.local.runner import end_leftovers
+from runners.local.leftovers import end_leftovers
 from tests.integration.test_local import DAEMON, INPUT, STAY
 from tests.local_site import LocalSite, local_site, modes, until, with_command_line
 from uws_server.domain.runspec import RunSpec

@@ -14,8 +14,9 @@ from typing import Literal
 import pytest
 
 from runners.base import Cause, State
-from runners.local.isolation import IsolationError, LocalSettings, Mode, probe, view
+from runners.local.isolation import IsolationError, LocalSettings, Mode, probe
 from runners.local.runner import LocalRunner
+from runners.local.view import view
 from tests.local_site import LocalSite, local_site, modes, until
 from uws_server.domain.runspec import RunSpec
 
@@ -250,11 +251,11 @@ def test_the_probe_says_what_holds_and_what_does_not() -> None:
         for network in networks:
             isolation = probe(LocalSettings(isolation=mode, network=network))
             assert isolation.mode == mode
-            assert isolation.rule_13 == (mode != "none" and network == "none")
-            assert isolation.rule_13 != ("Rule 13 does not hold" in " ".join(isolation.lacks))
+            assert isolation.sealed == (mode != "none" and network == "none")
+            assert isolation.sealed != ("Credentials are in reach of jobs" in " ".join(isolation.lacks))
             assert all(sentence.endswith((".", ")")) for sentence in isolation.holds + isolation.lacks)
     said = " ".join(probe(LocalSettings(isolation="none")).lacks)
-    assert "Rule 13 does not hold" in said
+    assert "Credentials are in reach of jobs" in said
     assert probe(LocalSettings()).mode == modes()[0]
     held = [probe(LocalSettings(network=network)).holds for network in networks]
     assert ["Jobs have no network." in sentences for sentences in held] == [False, modes()[0] != "none"]
@@ -272,7 +273,7 @@ def test_what_was_asked_for_and_does_not_work_is_refused(
 
 @pytest.mark.covers("3:local-isolation")
 def test_the_view_shows_no_home_of_anybody() -> None:
-    shown = [path for action, path, *_ in view(LocalSettings(), ()) if action == "bind"]
+    shown = [path for action, path, *_ in view((), ()) if action == "bind"]
     for path in ("/", "/home", "/root", "/var", "/run", "/proc", "/sys", "/srv", str(Path.home()), str(ROOT)):
         assert path not in shown
     assert not [path for path in shown if path.startswith(("/home", "/root")) and len(Path(path).parts) < 4]

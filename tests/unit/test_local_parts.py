@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runners.local import capped_log, cgroups, ending, processes, site_files, trees
-from runners.local.runner import environment, refusal, substitute
-from runners.local.supervisor import DiskWatch
+from runners import ending
+from runners.local import capped_log, cgroups, processes, site_files, trees
+from runners.local.disk_watch import DiskWatch
+from runners.local.plan import environment, refusal, substitute
 from uws_server.domain.runspec import Resources, RunSpec
 
 SPEC = RunSpec("01234567890123456789abcdef", 1, "test", "command", ("true",))

@@ -70,8 +70,8 @@ def settings(**options: str) -> Settings:
 def test_strangers_jobs_get_no_network(afar: dict[str, str]) -> None:
     with pytest.raises(BadConfig, match=r"say sites\.local\.network: none"):
         isolation(settings(**afar), "local")
-    assert isolation(settings(**afar, **{"sites.local.network": "none"}), "local").rule_13
-    assert not isolation(settings(), "local").rule_13  # the people of this machine reach it all anyway
+    assert isolation(settings(**afar, **{"sites.local.network": "none"}), "local").sealed
+    assert not isolation(settings(), "local").sealed  # the people of this machine reach it all anyway
 
 
 @pytest.mark.covers("3:local-isolation")
