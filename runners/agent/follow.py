@@ -354,8 +354,6 @@ class Finish:
         try:
             wanted = _wanted(result, file.size)
             self._door.put(wanted, file.chunks, result.media_type, link if file.size == result.size else None)
-            if file.touched():
-                raise Changed("it is still being written to")
             self._remember(wanted.name, result, file)
         except Refused as error:
             return f"{where}: {error}"

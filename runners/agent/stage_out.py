@@ -182,9 +182,12 @@ class Reading:
         self._hash = hashlib.sha256()
 
     def chunks(self) -> Iterator[bytes]:
-        """Exactly ``size`` bytes.
+        """Exactly ``size`` bytes, as they were together at one time.
 
-        :raises Changed: there are fewer by now.
+        The last of them are held back until it is known that nobody has written meanwhile: what is stored
+        cannot be taken back.
+
+        :raises Changed: somebody has, or there are fewer by now.
         """
         self._hash = hashlib.sha256()
         at = 0
@@ -194,6 +197,8 @@ class Reading:
                 raise Changed("it became shorter while it was read")
             at += len(chunk)
             self._hash.update(chunk)
+            if at == self.size and self.touched():
+                raise Changed("it is still being written to")
             yield chunk
 
     def sha256(self) -> str:

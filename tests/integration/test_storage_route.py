@@ -186,8 +186,36 @@ def test_put(route: Route, size: int) -> None:
     link = route.store.sign("PUT", "jobs/new/ü", 60, size)
     assert route.ask("PUT", link, bytes(size))[::2] == (200, b"")
     assert b"".join(route.store.read("jobs/new/ü")) == bytes(size)
-    assert route.ask("PUT", link, b"x" * size)[0] == 200  # again: in place of the first
-    assert b"".join(route.store.read("jobs/new/ü")) == b"x" * size
+
+
+@pytest.mark.parametrize("size", [0, 1, 600_000])
+def test_a_put_replaces_nothing(route: Route, size: int) -> None:
+    """The same again succeeds, as the first reply may have been lost; all else leaves what is there."""
+    content = os.urandom(size)
+    link = route.store.sign("PUT", "jobs/new", 60, size + 1)
+    first = route.ask("PUT", link, content)
+    again = route.ask("PUT", link, content)
+    assert (again[0], again[1]["etag"]) == (200, first[1]["etag"])
+    others = [content + b"x", content[:-1], content[:-1] + bytes([content[-1] ^ 1]) if content else b"y"]
+    for other in others:
+        if other != content:
+            refused(route.ask("PUT", link, other), 412)
+    assert b"".join(route.store.read("jobs/new")) == content
+    assert list(route.tmp.iterdir()) == []
+
+
+def test_of_two_puts_at_once_one_stands(route: Route) -> None:
+    link = route.store.sign("PUT", "jobs/new", 60)
+    request = f"PUT {link} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf".encode()
+    with socket.create_connection(("127.0.0.1", route.port), timeout=20) as slow:
+        slow.sendall(request)
+        until(lambda: list(route.tmp.iterdir()))
+        assert route.ask("PUT", link, b"quick")[0] == 200
+        slow.sendall(bytes(96))
+        assert slow.recv(12) == b"HTTP/1.1 503"  # and when it is tried again:
+    refused(route.ask("PUT", link, b"half" + bytes(96)), 412)
+    assert b"".join(route.store.read("jobs/new")) == b"quick"
+    assert list(route.tmp.iterdir()) == []
 
 
 def test_put_in_chunks(route: Route) -> None:
@@ -240,6 +268,7 @@ def test_put_whose_client_vanishes(route: Route) -> None:
 def refused(answer: tuple[int, dict[str, str], bytes], status: int) -> None:
     """Plain text, one sentence."""
     assert answer[0] == status
+    assert answer[1]["uws-answer"] == "own"  # no proxy's word
     assert answer[1]["content-type"] == "text/plain; charset=utf-8"
     assert answer[2].count(b"\n") == 1
     assert answer[2].endswith(b".\n")

@@ -26,7 +26,7 @@ from uws_server.domain.job import Job, Result, Workload
 from uws_server.domain.runspec import Limits
 from uws_server.domain.wire import MOST_LINKS, Link, Wanted
 from uws_server.service.jobs import parameter_key
-from uws_server.storage.base import NotStored, ObjectStore
+from uws_server.storage.base import Exists, NotStored, ObjectStore
 from uws_server.store.base import JobStore, Planned, Quota
 
 MANIFEST = "manifest.json"
@@ -175,13 +175,12 @@ class Door:
             if size != result.size:
                 raise BadRequest(f"result {result.id!r} has {size} bytes stored, not {result.size}")
         text = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+        key = f"{prefix}/{MANIFEST}"
         try:
-            known = b"".join(self._objects.read(f"{prefix}/{MANIFEST}"))
-        except NotStored:
-            self._objects.put(f"{prefix}/{MANIFEST}", text)
-        else:
-            if known != text:
-                raise Conflict("another manifest of this attempt was handed in before")
+            self._objects.put(key, text, create=True)
+        except Exists:
+            if b"".join(self._objects.read(key)) != text:
+                raise Conflict("another manifest of this attempt was handed in before") from None
 
 
 def _planned(wanted: Wanted) -> Planned:

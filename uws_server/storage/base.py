@@ -23,6 +23,10 @@ class StorageUnavailable(Exception):
     """The object store did not answer; trying again later may work."""
 
 
+class Exists(Exception):
+    """There is an object under this key already, which stays as it is."""
+
+
 class TooLong(ValueError):
     """The content is longer than its limit; nothing was stored."""
 
@@ -46,16 +50,23 @@ class ObjectStore(Protocol):
 
     Keys are relative paths of UTF-8 segments, none of them empty, ``.`` or ``..``; anything else is
     refused with ValueError before the store is asked (`uws_server.storage.keys`). No key may be the
-    beginning, by whole segments, of another one. Every call may raise `StorageUnavailable`.
+    beginning, by whole segments, of another one; a store that keeps objects in files refuses that with
+    ValueError, one that does not see it keeps both. Every call may raise `StorageUnavailable`.
     """
 
-    def put(self, key: str, content: bytes | Iterable[bytes], limit: int | None = None) -> Stored:
+    def put(
+        self, key: str, content: bytes | Iterable[bytes], limit: int | None = None, *, create: bool = False
+    ) -> Stored:
         """Store the object, all or nothing, durably, in place of what was there under the same key.
 
-        Memory is bounded by the chunks given. When the iterable raises, nothing is stored and the
-        exception goes on to the caller.
+        With ``create`` nothing is replaced: of several that store one key at the same instant, one does.
+        A store that has no such write looks first, and there the last of them wins.
+
+        ``modified`` in what is returned may be by our own clock. Memory is bounded. When the iterable
+        raises, nothing is stored and the exception goes on to the caller.
 
         :raises TooLong: the content is longer than ``limit`` bytes; nothing is stored.
+        :raises Exists: with ``create``, something is there.
         """
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
@@ -81,5 +92,6 @@ class ObjectStore(Protocol):
     def sign(self, method: Literal["GET", "PUT"], key: str, seconds: int, limit: int | None = None) -> str:
         """A URL that permits ``method`` on this one key for ``seconds``, to whoever holds it.
 
-        ``limit`` caps the length of what is PUT, in bytes, where the store can enforce it.
+        Where the store can enforce it, ``limit`` caps the length of what is PUT, in bytes, and a PUT
+        replaces nothing: a link lives longer than the word of who bought it.
         """

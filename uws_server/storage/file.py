@@ -22,7 +22,15 @@ from pathlib import Path
 from posix import close as _close
 from typing import Literal
 
-from uws_server.storage.base import Aside, NotStored, StorageUnavailable, Stored, TooLong, directly
+from uws_server.storage.base import (
+    Aside,
+    Exists,
+    NotStored,
+    StorageUnavailable,
+    Stored,
+    TooLong,
+    directly,
+)
 from uws_server.storage.keys import segments
 from uws_server.storage.links import Links
 
@@ -54,7 +62,9 @@ class FileStore:
             if hasattr(self, name):
                 _close(getattr(self, name))
 
-    def put(self, key: str, content: bytes | Iterable[bytes], limit: int | None = None) -> Stored:
+    def put(
+        self, key: str, content: bytes | Iterable[bytes], limit: int | None = None, *, create: bool = False
+    ) -> Stored:
         """See `ObjectStore.put`."""
         path = segments(key)
         temporary = secrets.token_hex(16)
@@ -66,7 +76,7 @@ class FileStore:
             try:
                 self._write(file, key, content, limit)
                 with _told(key):
-                    self._name(temporary, path)
+                    self._name(temporary, path, create=create)
                     return _stored(key, os.fstat(file))
             finally:
                 _close(file)
@@ -140,13 +150,16 @@ class FileStore:
         with _told(key):
             self._aside(lambda: os.fsync(file))
 
-    def _name(self, temporary: str, path: tuple[str, ...]) -> None:
+    def _name(self, temporary: str, path: tuple[str, ...], *, create: bool) -> None:
         """Give a whole file its key, durably."""
         for _ in range(_TRIES):
             try:
                 with ExitStack() as descriptors:
                     changed = self._make(path[:-1], descriptors)
-                    os.rename(temporary, path[-1], src_dir_fd=self._tmp, dst_dir_fd=changed[-1])
+                    if create:
+                        self._create(temporary, path, changed[-1])
+                    else:
+                        os.rename(temporary, path[-1], src_dir_fd=self._tmp, dst_dir_fd=changed[-1])
                     self._aside(lambda: _sync_all(changed))  # noqa: B023 - run before the next turn
                     return
             except FileNotFoundError:  # a delete took the directory away between making and using it
@@ -156,6 +169,17 @@ class FileStore:
                     f"the key {'/'.join(path)} is the beginning of another, or another of it"
                 ) from error
         raise StorageUnavailable(f"{'/'.join(path)}: its directory is deleted again and again")
+
+    def _create(self, temporary: str, path: tuple[str, ...], directory: int) -> None:
+        """Give it a second name, which is refused where there is one, and take away the first."""
+        try:
+            os.link(temporary, path[-1], src_dir_fd=self._tmp, dst_dir_fd=directory)
+        except FileExistsError as error:
+            there = os.stat(path[-1], dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISDIR(there.st_mode):
+                raise IsADirectoryError from error
+            raise Exists("/".join(path)) from None
+        os.unlink(temporary, dir_fd=self._tmp)
 
     def _make(self, path: tuple[str, ...], descriptors: ExitStack) -> tuple[int, ...]:
         """Make what is missing of a directory; descriptors of those that got a new entry, and of itself."""

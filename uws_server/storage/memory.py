@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Literal
 
-from uws_server.storage.base import NotStored, Stored, TooLong
+from uws_server.storage.base import Exists, NotStored, Stored, TooLong
 from uws_server.storage.keys import segments
 from uws_server.storage.links import Links, now
 
@@ -21,7 +21,9 @@ class MemoryStore:
         self._links = links
         self._objects: dict[str, tuple[Stored, bytes]] = {}
 
-    def put(self, key: str, content: bytes | Iterable[bytes], limit: int | None = None) -> Stored:
+    def put(
+        self, key: str, content: bytes | Iterable[bytes], limit: int | None = None, *, create: bool = False
+    ) -> Stored:
         """See `ObjectStore.put`."""
         beginnings = accumulate(segments(key), lambda path, part: f"{path}/{part}")
         whole = bytearray()
@@ -31,6 +33,8 @@ class MemoryStore:
                 raise TooLong(f"the content of {key} is longer than {limit} bytes")
         if any(path in self._objects for path in beginnings if path != key) or any(self.list(key)):
             raise ValueError(f"the key {key} is the beginning of another key, or another key of it")
+        if create and key in self._objects:
+            raise Exists(key)
         stored = Stored(key, len(whole), now(), hashlib.sha256(whole).hexdigest()[:32])
         self._objects[key] = stored, bytes(whole)
         return stored

@@ -13,13 +13,18 @@ from flask import Blueprint, Response, request
 from werkzeug.datastructures import ETags, IfRange
 from werkzeug.http import http_date
 
+from uws_server.domain.wire import OWN_WORD
 from uws_server.service.results import Readable
-from uws_server.storage.base import NotStored, ObjectStore, StorageUnavailable, Stored, TooLong
+from uws_server.storage.base import Exists, NotStored, ObjectStore, StorageUnavailable, Stored, TooLong
 from uws_server.storage.links import ROUTE, BadLink, Links
 
 _CHUNK = 256 * 1024
 # What a user stored must not run in a browser with our origin, whatever it is.
 _SANDBOX = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"}
+
+
+class _Differs(Exception):
+    """What is PUT is not what is there."""
 
 
 class _Broken(Exception):
@@ -42,24 +47,47 @@ def storage_blueprint(store: ObjectStore, links: Links) -> Blueprint:
         request.max_content_length = sys.maxsize
         length = request.content_length
         if length is None and "chunked" not in request.headers.get("Transfer-Encoding", "").lower():
-            return plain(411, "The length of the content is missing.")
+            return _refusal(411, "The length of the content is missing.")
         if limit is not None and length is not None and length > limit:
             return _too_long(limit)
         try:
-            stored = store.put(key, _body(length), limit)
+            stored = _put_once(store, key, _body(length), limit)
         except TooLong:
             return _too_long(limit)
         except _Broken:
-            return plain(400, "The content ended before its time; nothing was stored.")
+            return _refusal(400, "The content ended before its time; nothing was stored.")
+        except _Differs:
+            return _refusal(412, "Other content is stored under this name already; it stays.")
         response = Response(status=200)
         response.set_etag(stored.etag)
         return response
 
-    blueprint.register_error_handler(BadLink, lambda error: plain(403, str(error)))
-    blueprint.register_error_handler(NotStored, lambda _: plain(404, "There is no such object."))
-    blueprint.register_error_handler(ValueError, lambda _: plain(400, "This is no key of an object."))
+    blueprint.register_error_handler(BadLink, lambda error: _refusal(403, str(error)))
+    blueprint.register_error_handler(NotStored, lambda _: _refusal(404, "There is no such object."))
+    blueprint.register_error_handler(ValueError, lambda _: _refusal(400, "This is no key of an object."))
     blueprint.register_error_handler(StorageUnavailable, _unavailable)
+    blueprint.register_error_handler(Exists, lambda _: _later("The same object is just being stored"))
     return blueprint
+
+
+def _put_once(store: ObjectStore, key: str, content: Iterator[bytes], limit: int | None) -> Stored:
+    """Store an object that is not there yet. The same bytes again are no fault: the first reply may be lost.
+
+    :raises _Differs: other bytes are there.
+    :raises Exists: somebody else stored it meanwhile.
+    """
+    try:
+        stored = store.head(key)
+    except NotStored:
+        return store.put(key, content, limit, create=True)
+    at = 0
+    for chunk in content:
+        if b"".join(store.read(key, at, at + len(chunk))) != chunk:
+            raise _Differs
+        at += len(chunk)
+    if at != stored.size:
+        raise _Differs
+    return stored
 
 
 def object_response(
@@ -97,6 +125,13 @@ def object_response(
 def plain(status: int, sentence: str) -> Response:
     """An error as every client can show it."""
     return Response(f"{sentence}\n", status, mimetype="text/plain", headers=_SANDBOX)
+
+
+def _refusal(status: int, sentence: str) -> Response:
+    """Our own word on a link, for agents, who meet others' on the way."""
+    response = plain(status, sentence)
+    response.headers.set(*OWN_WORD)
+    return response
 
 
 def beside_greenlets(step: Callable[[], None]) -> None:
@@ -154,13 +189,17 @@ def _body(length: int | None) -> Iterator[bytes]:
 
 
 def _too_long(limit: int | None) -> Response:
-    response = plain(413, f"The content is longer than the {limit} bytes that this link permits.")
+    response = _refusal(413, f"The content is longer than the {limit} bytes that this link permits.")
     # The rest of the body is still on its way; reading it only to drop it helps nobody.
     response.headers["Connection"] = "close"
     return response
 
 
 def _unavailable(_: StorageUnavailable) -> Response:
-    response = plain(503, "The storage does not answer just now; try again.")
-    response.headers["Retry-After"] = "5"
+    return _later("The storage does not answer just now", 5)
+
+
+def _later(sentence: str, seconds: int = 1) -> Response:
+    response = plain(503, f"{sentence}; try again.")
+    response.headers["Retry-After"] = str(seconds)
     return response
