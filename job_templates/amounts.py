@@ -70,6 +70,11 @@ def write_size(size: int) -> str:
     return f"{size} B"
 
 
+def write_duration(seconds: int) -> str:
+    """A number of seconds for people."""
+    return f"{seconds} s"
+
+
 def write_cores(milli: int) -> str:
     """Thousandths of a core as a number of cores."""
     return f"{milli / 1000:g}"

@@ -14,6 +14,7 @@ from job_templates.client_text import nearest
 from job_templates.job_parameters import JobParameters, default_value
 from job_templates.notebook_parameters import NotebookParameter, read_parameters
 from job_templates.parameter_type import ParameterType
+from job_templates.reading import is_variable
 from job_templates.reserved import CONTROL_WORDS, RESOURCE_WORDS, RUNNER_WORDS, SERVICE_NAMES
 from job_templates.schema import PLACE, Definition
 from uws_server.domain.errors import BadRequest
@@ -87,16 +88,28 @@ def _places(definition: Definition) -> list[Mistake]:
     if bringer and (bringer.type != "file" or bringer.multiple or not bringer.required):
         found.append((("notebook",), f"parameter {bringer.name!r} is not one required file"))
     places += [(("environment", key), text) for key, text in definition.environment.items()]
+    names = [parameter.name for parameter in definition.parameters]
     for path, text in places:
-        for name in PLACE.findall(text):
-            if definition.find(name) is None:
-                near = nearest(name, [parameter.name for parameter in definition.parameters])
-                found.append((path, f"{{value:{name}}} names no parameter{near}"))
+        for place in re.findall(r"\{value\b[^{}]*\}?", text):
+            match = PLACE.fullmatch(place)
+            if match is None:
+                found.append((path, f"{place!r} is no place for a value; write {{value:NAME}}"))
+            elif definition.find(match[1]) is None:
+                found.append((path, f"{place} names no parameter{_hint(match[1], names)}"))
         for word in re.findall(r"\{(\w+)\}", text):
-            if word not in RUNNER_WORDS:
-                near = nearest(word, sorted(RUNNER_WORDS))
-                found.append((path, f"{{{word}}} is nothing that a runner replaces{near}"))
+            if word not in RUNNER_WORDS and word != "value":
+                meant = f"; did you mean {{value:{word}}}?" if definition.find(word) else None
+                hint = meant or _hint(word, sorted(RUNNER_WORDS))
+                found.append((path, f"{{{word}}} is nothing that a runner replaces{hint}"))
+    for key in definition.environment:
+        if not is_variable(key):
+            sentence = f"{key!r} cannot be set: a name has letters, digits and _, and UWS_ is the server's"
+            found.append((("environment", key), sentence))
     return found
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    return nearest(name, known) or f"; there is {', '.join(known) or 'none'}"
 
 
 def _outputs(definition: Definition) -> list[Mistake]:
@@ -108,7 +121,7 @@ def _outputs(definition: Definition) -> list[Mistake]:
     if len(ids) == 1 and ids != ["result"]:
         found.append((("outputs", 0, "id"), "the only output of a service has the id 'result'"))
     if definition.result and definition.result not in ids:
-        found.append((("result",), f"{definition.result!r} is no output{nearest(definition.result, ids)}"))
+        found.append((("result",), f"{definition.result!r} is no output{_hint(definition.result, ids)}"))
     return found
 
 
@@ -141,7 +154,7 @@ def read_shipped_notebook(path: Path, definition: Definition) -> tuple[str | Non
     if name is None or "{" in name:
         return None, []
     if Path(name).name != name:
-        return None, [(("notebook",), f"{name!r} does not lie beside the template")]
+        return None, [(("notebook",), f"{name!r} does not lie beside the template; name a file there")]
     try:
         content = path.with_name(name).read_bytes()
     except OSError as error:
@@ -168,7 +181,7 @@ def _notebook_parameters(definition: Definition, known: Sequence[NotebookParamet
         if kind.name == "kernel":
             continue
         if own is None:
-            hint = nearest(kind.name, list(by_name))
+            hint = _hint(kind.name, list(by_name))
             found.append((place, f"the notebook has no parameter {kind.name!r} in its parameters cell{hint}"))
         elif own.type != "any" and own.type not in _types(kind):
             found.append(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from job_templates.amounts import read_size, write_size
+from job_templates.client_text import nearest, shown
+from job_templates.strict import Misfit, Strict, amount, matching
 from uws_server.domain.instants import from_iso
 
 Kind = Literal[
@@ -25,20 +27,22 @@ Kind = Literal[
 ]
 
 
-class Strict(BaseModel):
-    """What is read from a template: unknown keys refused, never changed afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _amount(value: object, read: Any) -> object:
-    if isinstance(value, bool):
-        return value
-    return read(str(value)) if isinstance(value, str | int | float) else value
-
-
-Size = Annotated[int, BeforeValidator(lambda value: _amount(value, read_size))]
+Size = Annotated[int, amount(read_size, write_size)]
 """Bytes, or text such as ``4GiB``."""
+
+
+_NAME = "parameter name: a letter or _, then letters, digits and _, at most 64 in all"
+_UCD = r"[A-Za-z][\w-]*([.:][A-Za-z][\w-]*)*(;[A-Za-z][\w-]*([.:][A-Za-z][\w-]*)*)*"
+
+
+def _bound(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float | str | None):
+        raise ValueError("a bound is a number, for type instant an instant")
+    return value
+
+
+Bound = Annotated[int | float | str | None, BeforeValidator(_bound)]
+"""The least or the most that a parameter accepts."""
 
 
 class ParameterType(Strict):
@@ -50,17 +54,17 @@ class ParameterType(Strict):
     URLs it may come from, and ``media_types`` tell a person which files make sense.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")
+    name: Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]{0,63}", _NAME)]
     type: Kind
     description: str = ""
     unit: str | None = None
-    ucd: str | None = None
+    ucd: Annotated[str | None, matching(_UCD, "UCD such as phys.angSize or time.period;stat.min")] = None
     default: Any = None
     required: bool = False
-    min: int | float | str | None = None
-    max: int | float | str | None = None
+    min: Bound = None
+    max: Bound = None
     choices: tuple[str, ...] = ()
-    means: dict[str, str] = {}
+    means: dict[str, str] = Field(default_factory=dict)
     multiple: bool = False
     pattern: str | None = None
     max_length: int = Field(default=65536, ge=1)
@@ -79,37 +83,46 @@ class ParameterType(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> ParameterType:
-        if (self.type == "choice") != bool(self.choices):
-            raise ValueError(f"parameter {self.name}: 'choices' and type choice belong together")
-        if not set(self.means) <= set(self.choices):
-            raise ValueError(f"parameter {self.name}: 'means' has a key that is no choice")
+        if self.type == "choice" and not self.choices:
+            raise Misfit("type", "type choice needs 'choices', a list of words")
+        if self.choices and self.type != "choice":
+            raise Misfit("choices", f"'choices' is for type choice; this parameter is of type {self.type}")
+        for choice in self.choices:
+            if self.choices.count(choice) > 1:
+                raise Misfit("choices", f"the choice {shown(choice)} stands there twice")
+        for choice in self.means:
+            if choice not in self.choices:
+                raise Misfit("means", f"{shown(choice)} is no choice{nearest(choice, self.choices)}")
         if self.required and self.default is not None:
-            raise ValueError(f"parameter {self.name} is required and has a default; it cannot be both")
+            raise Misfit("default", "a parameter is required or has a default; it cannot be both")
         if self.pattern is not None and self.type != "string":
-            raise ValueError(f"parameter {self.name}: 'pattern' is for strings")
+            raise Misfit("pattern", f"'pattern' is for type string; this parameter is of type {self.type}")
         if self.type in ("arguments", "environment") and self.multiple:
-            raise ValueError(f"parameter {self.name}: type {self.type} may be repeated anyway")
-        low, high = self.bounds
+            raise Misfit("multiple", f"type {self.type} may be repeated anyway; leave 'multiple' out")
+        low, high = self._bound("min"), self._bound("max")
         if low is not None and high is not None and low > high:
-            raise ValueError(f"parameter {self.name}: 'min' is above 'max'")
+            raise Misfit("min", f"'min' is above 'max', {self.max}")
         return self
 
     @property
     def bounds(self) -> tuple[float | None, float | None]:
-        """``min`` and ``max`` as numbers; instants in milliseconds since 1970.
+        """``min`` and ``max`` as numbers; instants in milliseconds since 1970."""
+        return self._bound("min"), self._bound("max")
 
-        :raises ValueError: they do not suit the type.
-        """
-        if self.type in ("integer", "number"):
-            if isinstance(self.min, str) or isinstance(self.max, str):
-                raise ValueError(f"parameter {self.name}: 'min' and 'max' are to be numbers")
-            return self.min, self.max
+    def _bound(self, key: Literal["min", "max"]) -> float | None:
+        bound = self.min if key == "min" else self.max
+        if bound is None:
+            return None
         if self.type == "instant":
-            low, high = (None if bound is None else from_iso(str(bound)) for bound in (self.min, self.max))
-            return low, high
-        if self.min is not None or self.max is not None:
-            raise ValueError(f"parameter {self.name}: 'min' and 'max' are for numbers and instants")
-        return None, None
+            try:
+                return from_iso(str(bound))
+            except ValueError as error:
+                raise Misfit(key, str(error)) from None
+        if self.type not in ("integer", "number"):
+            raise Misfit(key, f"{key!r} is for numbers and instants; this parameter is of type {self.type}")
+        if isinstance(bound, str):
+            raise Misfit(key, f"{shown(bound)} is no number")
+        return bound
 
     @property
     def repeatable(self) -> bool:

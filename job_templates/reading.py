@@ -108,10 +108,15 @@ def _environment(text: str) -> dict[str, str]:
             raise ValueError("no =")
         entries = {name: value}
     for name, value in entries.items():
-        if not isinstance(value, str) or not _VARIABLE.fullmatch(name) or name.startswith("UWS_"):
+        if not isinstance(value, str) or not is_variable(name):
             raise ValueError("no entry of an environment, or one of the server's own")
         _text(value)
     return dict(entries)
+
+
+def is_variable(name: str) -> bool:
+    """Whether a template or a job may set the entry of the environment; ``UWS_`` is the server's."""
+    return bool(_VARIABLE.fullmatch(name)) and not name.startswith("UWS_")
 
 
 def _text(text: str) -> str:

@@ -6,35 +6,28 @@ What can be wrong between the parts of a file that are right by themselves is in
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from job_templates.amounts import read_cores, read_count, read_duration, read_size
-from job_templates.client_text import shown
-from job_templates.parameter_type import ParameterType, Size, Strict
+from job_templates.amounts import (
+    read_cores,
+    read_count,
+    read_duration,
+    read_size,
+    write_cores,
+    write_duration,
+    write_size,
+)
+from job_templates.parameter_type import ParameterType, Size
 from job_templates.reserved import RESULT_IDS
+from job_templates.strict import Misfit, Strict, amount, matching
 
 NOTEBOOK_PATH = "notebook.ipynb"
 """Where the notebook lies beneath the inputs directory."""
 
 PLACE = re.compile(r"\{value:([A-Za-z0-9_]+)\}")
 """Where the value of a parameter goes, in a command item and the like."""
-
-
-def _limit(read: Callable[[str], int], unlimited: bool) -> BeforeValidator:
-    def convert(value: object) -> object:
-        if value == "unlimited" and unlimited:
-            return 0
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            return value
-        try:
-            return read(str(value))
-        except ValueError as error:
-            raise ValueError(f"{shown(str(value))} is not {error}") from None
-
-    return BeforeValidator(convert)
 
 
 class Span(Strict):
@@ -46,7 +39,7 @@ class Span(Strict):
     @model_validator(mode="after")
     def _ordered(self) -> Span:
         if self.default > self.ceiling:
-            raise ValueError("'default' is above 'max'")
+            raise Misfit("default", "'default' is above 'max'")
         return self
 
     @property
@@ -58,48 +51,46 @@ class Span(Strict):
 class Cores(Span):
     """CPU in thousandths of a core; cores in the file."""
 
-    default: Annotated[int, _limit(read_cores, False)] = Field(default=1000, ge=1)
-    max: Annotated[int, _limit(read_cores, False)] = -1
+    default: Annotated[int, amount(read_cores, write_cores, 1)] = 1000
+    max: Annotated[int, amount(read_cores, write_cores, 1)] = -1
 
 
 class Bytes(Span):
     """Memory or disk, in bytes."""
 
-    default: Annotated[int, _limit(read_size, False)] = Field(ge=1024**2)
-    max: Annotated[int, _limit(read_size, False)] = -1
+    default: Annotated[int, amount(read_size, write_size, 1024**2)]
+    max: Annotated[int, amount(read_size, write_size, 1024**2)] = -1
 
 
 class Count(Span):
     """GPUs."""
 
-    default: Annotated[int, _limit(read_count, False)] = 0
-    max: Annotated[int, _limit(read_count, False)] = -1
+    default: Annotated[int, amount(read_count, str)] = 0
+    max: Annotated[int, amount(read_count, str)] = -1
 
 
-class Time(Span):
-    """Execution duration in seconds; 0, or ``unlimited`` in the file, is no limit (UWS-15)."""
-
-    default: Annotated[int, _limit(read_duration, True)] = 3600
-    max: Annotated[int, _limit(read_duration, True)] = -1
+class Seconds(Span):
+    """A time in seconds; 0, or ``unlimited`` in the file, is no limit (UWS-15)."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Time:
+    def _ordered(self) -> Seconds:
         if self.ceiling and not 0 < self.default <= self.ceiling:
-            raise ValueError("'default' is above 'max'")
+            raise Misfit("default", "'default' is above 'max'")
         return self
 
 
-class Retention(Span):
-    """From creation to destruction, in seconds; ``max: unlimited`` is no limit, a default there is always."""
+class Time(Seconds):
+    """Execution duration."""
 
-    default: Annotated[int, _limit(read_duration, False)] = Field(default=30 * 86400, ge=1)
-    max: Annotated[int, _limit(read_duration, True)] = -1
+    default: Annotated[int, amount(read_duration, write_duration, unlimited=True)] = 3600
+    max: Annotated[int, amount(read_duration, write_duration, unlimited=True)] = -1
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Retention:
-        if self.ceiling and self.default > self.ceiling:
-            raise ValueError("'default' is above 'max'")
-        return self
+
+class Retention(Seconds):
+    """From creation to destruction; there always is a default."""
+
+    default: Annotated[int, amount(read_duration, write_duration, 1)] = 30 * 86400
+    max: Annotated[int, amount(read_duration, write_duration, unlimited=True)] = -1
 
 
 class ResourceLimits(Strict):
@@ -115,21 +106,25 @@ class ResourceLimits(Strict):
     log: Size = 64 * 1024**2
 
 
+_RESULT_ID = "result id: letters, digits and _.-, at most 64 in all"
+_MEDIA_TYPE = r"[\w.+-]+/[\w.+-]+(; ?[\w-]+=[\w.-]+)*"
+
+
 class OutputType(Strict):
     """One pattern of files that become results; see `uws_server.domain.runspec.Output`."""
 
-    id: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")
+    id: Annotated[str, matching(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", _RESULT_ID)]
     glob: str = Field(min_length=1, max_length=512)
-    media_type: str | None = Field(default=None, pattern=r"^[\w.+-]+/[\w.+-]+(; ?[\w-]+=[\w.-]+)*$")
+    media_type: Annotated[str | None, matching(_MEDIA_TYPE, "media type such as text/csv")] = None
     required: bool = False
     description: str = ""
 
     @model_validator(mode="after")
     def _beneath(self) -> OutputType:
         if self.glob.startswith("/") or ".." in self.glob.split("/"):
-            raise ValueError(f"the glob {self.glob!r} leaves the outputs directory")
+            raise Misfit("glob", f"the glob {self.glob!r} leaves the outputs directory")
         if self.id in RESULT_IDS:
-            raise ValueError(f"the result id {self.id!r} is the server's own")
+            raise Misfit("id", f"the result id {self.id!r} is the server's own")
         return self
 
 
@@ -152,6 +147,9 @@ NOTEBOOK_OUTPUTS = (
 """What every notebook service gives, before the outputs of its template."""
 
 
+_SERVICE = "service name: a lower-case letter, then lower-case letters, digits and hyphens, at most 63 in all"
+
+
 class Definition(Strict):
     """A template as its YAML file says it.
 
@@ -159,7 +157,7 @@ class Definition(Strict):
     items of ``command`` may hold ``{value:NAME}`` too. ``result`` is the id that ``/sync`` leads to.
     """
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")
+    name: Annotated[str, matching(r"[a-z][a-z0-9-]{0,62}", _SERVICE)]
     title: str = Field(min_length=1, max_length=200)
     description: str = ""
     kind: Literal["notebook", "container", "command"]
@@ -177,13 +175,14 @@ class Definition(Strict):
     def _whole(self) -> Definition:
         needs = {"notebook": "notebook", "container": "image", "command": "command"}[self.kind]
         if not getattr(self, needs):
-            raise ValueError(f"a template of kind {self.kind} needs {needs!r}")
-        if self.kind == "notebook" and (self.image or self.command):
-            raise ValueError("a notebook has neither 'image' nor 'command'; for an image use kind container")
+            raise Misfit("kind", f"a template of kind {self.kind} needs {needs!r}")
+        for key in ("image", "command"):
+            if self.kind == "notebook" and getattr(self, key):
+                raise Misfit(key, f"{key!r} is not for kind notebook; for an image use kind container")
         if self.kind == "command" and self.image:
-            raise ValueError("'image' is for kind container")
+            raise Misfit("image", "'image' is for kind container")
         if self.kind != "notebook" and self.notebook:
-            raise ValueError("'notebook' is for kind notebook")
+            raise Misfit("notebook", "'notebook' is for kind notebook")
         return self
 
     def find(self, name: str) -> ParameterType | None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from job_templates import cross_checks, yaml_lines
-from job_templates.client_text import nearest, shown
+from job_templates.file_words import place_and_sentence
 from job_templates.schema import Definition
 from job_templates.template import Template
 
@@ -50,51 +48,11 @@ def read_file(path: Path) -> tuple[Template | None, list[Problem]]:
         # Through JSON, for there strictness takes a list for a tuple but "3" for no number.
         definition = Definition.model_validate_json(json.dumps(marked.data), strict=True)
     except ValidationError as error:
-        return None, sorted(
-            Problem(file, _line(marked, item["loc"], item["type"]), _sentence(item))
-            for item in error.errors(include_url=False)
-        )
+        wrong = [place_and_sentence(item, marked.data) for item in error.errors(include_url=False)]
+        return None, sorted(Problem(file, marked.line(place), sentence) for place, sentence in wrong)
     content, found = cross_checks.read_shipped_notebook(path, definition)
     found += cross_checks.mistakes(definition)
     if found:
         return None, sorted(Problem(file, marked.line(place), sentence) for place, sentence in found)
     digest = hashlib.sha256(raw + (content or "").encode()).hexdigest()
     return Template(**dict(definition), digest=digest, content=content), []
-
-
-def _line(marked: yaml_lines.Marked, loc: tuple[int | str, ...], kind: str) -> int:
-    return marked.line(loc[:-1] if kind == "missing" else loc)
-
-
-def _sentence(item: Any) -> str:
-    """What pydantic found, in words of the file."""
-    loc: tuple[int | str, ...] = item["loc"]
-    place = ".".join(str(part) for part in loc)
-    match item["type"]:
-        case "extra_forbidden":
-            return f"unknown key {place!r}{nearest(str(loc[-1]), _keys(loc[:-1]))}"
-        case "missing":
-            return f"{place!r} is missing"
-        case "value_error":
-            words = str(item["ctx"]["error"])
-            return f"{place}: {words}" if place else words
-        case "string_pattern_mismatch" if loc == ("name",):
-            return f"name: {shown(item['input'])} is no service name: lower-case letters, digits and hyphens"
-        case _:
-            given = item["input"]
-            tail = f" (given: {shown(str(given))})" if isinstance(given, str | int | float) else ""
-            return f"{place}: {item['msg'][:1].lower()}{item['msg'][1:]}{tail}"
-
-
-def _keys(loc: Sequence[int | str]) -> list[str]:
-    """The keys that a template has at a place."""
-    model: type[BaseModel] = Definition
-    for part in loc:
-        if isinstance(part, str):
-            field = model.model_fields.get(part)
-            candidates = [field.annotation, *get_args(field.annotation)] if field else []
-            inner = [one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)]
-            if not inner:
-                return []
-            model = inner[0]
-    return list(model.model_fields)

@@ -7,6 +7,7 @@ as a bound is found out late. Aliases are not read (so nothing can multiply itse
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,13 +77,27 @@ def read(text: str) -> Marked:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        begun = f" ({error.context}, line {error.context_mark.line + 1})" if error.context_mark else ""
-        raise Unreadable((error.problem or "not YAML") + begun, mark.line + 1 if mark else 1) from None
+        raise Unreadable(_sentence(error), mark.line + 1 if mark else 1) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise Unreadable(
             f"a character that YAML does not take: #x{ord(text[error.position]):x}", line
         ) from None
+
+
+def _sentence(error: yaml.MarkedYAMLError) -> str:
+    """What PyYAML found. The mistakes that nearly everybody makes are told in our words."""
+    problem, context = error.problem or "not YAML", error.context or ""
+    begun = error.context_mark.line + 1 if error.context_mark else 0
+    if problem == "mapping values are not allowed here":
+        return "a second ': ' in one line; put a value that holds one in quotes"
+    if "'\\t' that cannot start any token" in problem:
+        return "a tab; YAML is indented with spaces"
+    if "that cannot start any token" in problem or "alias" in context or "anchor" in context:
+        return "a value that begins with one of * & @ % `; put it in quotes"
+    if problem.startswith("expected <block end>"):
+        return f"this does not go on what began in line {begun}; look at the indentation and the quotes"
+    return problem + (f" ({context}, line {begun})" if begun else "")
 
 
 def _measure(text: str) -> None:
@@ -91,7 +106,7 @@ def _measure(text: str) -> None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.AliasEvent):
-            raise Unreadable("an alias (*name); write the value out", line)
+            raise Unreadable("an alias (*name); write the value out, or put text in quotes", line)
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -112,6 +127,8 @@ def _value(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int])
             value = loader.construct_object(node)
         except ValueError:  # `!!int x`
             raise Unreadable("a value that is not what its tag says", node.start_mark.line + 1) from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Unreadable(f"the number {node.value} is too large", node.start_mark.line + 1)
         if value is not None and not isinstance(value, str | int | float):
             raise Unreadable(
                 "a value that is neither text, number, true, false nor null", node.start_mark.line + 1

@@ -98,21 +98,28 @@ def test_an_operators_template_takes_the_place_of_a_shipped_one_but_not_of_anoth
     ("old", "new", "found"),
     [
         ("title:", "titel:", ["1: 'title' is missing", "2: unknown key 'titel'; did you mean title?"]),
-        ("    type: string", "    typ: string", ["6: 'parameters.0.type' is missing", None]),
+        (
+            "    type: string",
+            "    typ: string",
+            [
+                "6: 'parameters.field.type' is missing",
+                "7: unknown key 'parameters.field.typ'; did you mean type?",
+            ],
+        ),
         (
             "type: string",
             "type: float",
-            ["7: parameters.0.type: input should be 'string', 'integer', 'number', …"],
+            ["7: parameters.field.type: 'float' is none of string, integer, number, boolean, …"],
         ),
         (
             "kind: command",
             "kind: script",
-            ["3: kind: input should be 'notebook', 'container' or 'command' …"],
+            ["3: kind: 'script' is none of notebook, container or command"],
         ),
         (
             "name: stars",
             "name: Stars!",
-            ["1: name: 'Stars!' is no service name: lower-case letters, digits and …"],
+            ["1: name: 'Stars!' is no service name: a lower-case letter, then …"],
         ),
         (
             "name: stars",
@@ -122,7 +129,7 @@ def test_an_operators_template_takes_the_place_of_a_shipped_one_but_not_of_anoth
         (
             "name: field",
             "name: Phase",
-            ["4: {value:field} names no parameter", "6: parameter 'Phase' is a control …"],
+            ["4: {value:field} names no parameter; there is Phase", "6: parameter 'Phase' is a control …"],
         ),
         (
             "name: field",
@@ -142,8 +149,12 @@ def test_an_operators_template_takes_the_place_of_a_shipped_one_but_not_of_anoth
         ),
         ("{python}", "{pyton}", ["4: {pyton} is nothing that a runner replaces; did you mean python?"]),
         ("id: result", "id: table", ["9: the only output of a service has the id 'result'"]),
-        ("id: result", "id: stdout", ["9: outputs.0: the result id 'stdout' is the server's own"]),
-        ('"*.csv"', '"../*.csv"', ["9: outputs.0: the glob '../*.csv' leaves the outputs directory"]),
+        ("id: result", "id: stdout", ["9: outputs.stdout.id: the result id 'stdout' is the server's own"]),
+        (
+            '"*.csv"',
+            '"../*.csv"',
+            ["10: outputs.result.glob: the glob '../*.csv' leaves the outputs directory"],
+        ),
         (
             "type: string",
             "type: integer\n    default: many",
@@ -152,25 +163,25 @@ def test_an_operators_template_takes_the_place_of_a_shipped_one_but_not_of_anoth
         (
             "type: string",
             "type: number\n    min: 3\n    max: 1",
-            ["6: parameters.0: parameter field: 'min' is above 'max'"],
+            ["8: parameters.field.min: 'min' is above 'max', 1"],
         ),
         (
             "type: string",
             'type: string\n    pattern: "["',
-            ["8: parameters.0.pattern: '[' is no regular expression: unterminated …"],
+            ["8: parameters.field.pattern: '[' is no regular expression: unterminated …"],
         ),
         (
             "kind: command\n",
             "kind: command\nresources:\n  cpu: {default: 9, max: 4}\n",
-            ["5: resources.cpu: 'default' is above 'max'"],
+            ["5: resources.cpu.default: 'default' is above 'max'"],
         ),
         (
             "kind: command\n",
             "kind: command\nresources:\n  memory: {default: much}\n",
             ["5: resources.memory.default: 'much' is not a size such as 4GiB, 500MB or a number of …"],
         ),
-        ("kind: command\n", "kind: container\n", ["1: a template of kind container needs 'image'"]),
-        ("kind: command\n", "kind: command\nresult: tabel\n", ["4: 'tabel' is no output"]),
+        ("kind: command\n", "kind: container\n", ["3: kind: a template of kind container needs 'image'"]),
+        ("kind: command\n", "kind: command\nresult: tabel\n", ["4: 'tabel' is no output; there is result"]),
         (
             "kind: command\n",
             "kind: command\nexamples:\n  - title: One\n    parameters: {feild: M31}\n",
@@ -181,8 +192,139 @@ def test_an_operators_template_takes_the_place_of_a_shipped_one_but_not_of_anoth
             "title: [",
             ["4: expected ',' or ']', but got ':' (while parsing a flow sequence, line 2)"],
         ),
+        ("title: Count stars", "title: 12", ["2: title: 12 instead of text; text that looks like …"]),
+        ("title: Count stars", "title: [a]", ["2: title: a list instead of text; text that looks like …"]),
+        ("title: Count stars", 'title: ""', ["2: title: an empty text; a word at least is accepted"]),
+        ("title: Count stars", f"title: {'x' * 201}", ["2: title: 201 characters; at most 200 are accepted"]),
+        ("title: Count stars", "title: Stars: all", ["2: a second ': ' in one line; put a value that …"]),
+        ("title: Count stars", "\ttitle: Count", ["2: a tab; YAML is indented with spaces"]),
+        ("title: Count stars", "title: @home", ["2: a value that begins with one of * & @ % `; put …"]),
+        ('"*.csv"', "*.csv", ["10: a value that begins with one of * & @ % `; put it in quotes"]),
+        ('"*.csv"', "*csv", ["10: an alias (*name); write the value out, or put text in quotes"]),
+        ("    type: string", "   type: string", ["7: this does not go on what began in line 6; look at …"]),
+        ("type: string", "type: string\n    unti: m", ["8: unknown key 'parameters.field.unti'; did you …"]),
+        (
+            "type: string",
+            "type: string\n    size: 3",
+            ["8: unknown key 'parameters.field.size'; accepted here: name, type, description, unit, …"],
+        ),
+        ("type: string", "type: string\n    min: 3", ["8: parameters.field.min: 'min' is for numbers …"]),
+        ("type: string", "type: number\n    max: big", ["8: parameters.field.max: 'big' is no number"]),
+        ("type: string", "type: number\n    max: true", ["8: parameters.field.max: a bound is a number, …"]),
+        ("type: string", "type: number\n    max: 1e999", ["8: the number 1e999 is too large"]),
+        (
+            "type: string",
+            "type: instant\n    min: noon",
+            ["8: parameters.field.min: 'noon' is not an instant in UTC such as 2026-11-03T09:00:01Z"],
+        ),
+        (
+            "type: string",
+            "type: string\n    required: yes",
+            ["8: parameters.field.required: 'yes' instead of true or false; yes and no are words"],
+        ),
+        (
+            "type: string",
+            "type: string\n    required: true\n    default: x",
+            ["9: parameters.field.default: a parameter is required or has a default; it cannot be both"],
+        ),
+        ("type: string", "type: choice", ["7: parameters.field.type: type choice needs 'choices', a list …"]),
+        (
+            "type: string",
+            "type: string\n    choices: [a]",
+            ["8: parameters.field.choices: 'choices' is for type choice; this parameter is of type string"],
+        ),
+        (
+            "type: string",
+            "type: choice\n    choices: a, b",
+            ["8: parameters.field.choices: 'a, b' instead of a list"],
+        ),
+        (
+            "type: string",
+            "type: choice\n    choices: [a, 2]",
+            ["8: parameters.field.choices.2: 2 instead of text; text that looks like …"],
+        ),
+        (
+            "type: string",
+            "type: choice\n    choices: [a, b, a]",
+            ["8: parameters.field.choices: the choice 'a' stands there twice"],
+        ),
+        (
+            "type: string",
+            "type: choice\n    choices: [dark, light]\n    means: {drak: d}",
+            ["9: parameters.field.means: 'drak' is no choice; did you mean dark?"],
+        ),
+        ("type: string", "type: file\n    pattern: x", ["8: parameters.field.pattern: 'pattern' is for …"]),
+        (
+            "type: string",
+            "type: string\n    ucd: em band",
+            ["8: parameters.field.ucd: 'em band' is no UCD …"],
+        ),
+        (
+            "type: string",
+            "type: file\n    max_bytes: lots",
+            ["8: parameters.field.max_bytes: 'lots' is not a size such as 4GiB, 500MB or a number of …"],
+        ),
+        ("type: string", "type: arguments\n    multiple: true", ["8: parameters.field.multiple: type …"]),
+        (
+            "type: string",
+            "type: string\n    max_length: 0",
+            ["8: parameters.field.max_length: 0 is too little; at least 1 is accepted"],
+        ),
+        ("name: field", "name: a field", [None]),
+        (
+            "{value:field}",
+            "{field}",
+            ["4: {field} is nothing that a runner replaces; did you mean {value:field}?"],
+        ),
+        (
+            "{value:field}",
+            "{value: field}",
+            ["4: '{value: field}' is no place for a value; write {value:NAME}"],
+        ),
+        (
+            "kind: command\n",
+            "kind: command\nenvironment: {UWS_INPUTS: here}\n",
+            ["4: 'UWS_INPUTS' cannot be set: a name has letters, digits and _, and UWS_ is the server's"],
+        ),
+        (
+            "kind: command\n",
+            "kind: command\nenvironment: {THREADS: 1}\n",
+            ["4: environment.THREADS: 1 instead of text; text that looks like …"],
+        ),
+        (
+            "kind: command\n",
+            "kind: command\nresources:\n  memory: 2GiB\n",
+            ["5: resources.memory: '2GiB' instead of a mapping of default, max"],
+        ),
+        (
+            "kind: command\n",
+            "kind: command\nresources:\n  memory: {default: 1}\n",
+            ["5: resources.memory.default: '1' is too little; at least 1 MiB is accepted"],
+        ),
+        (
+            "kind: command\n",
+            "kind: command\nresources:\n  gpu: {default: true}\n  processes: 99999\n",
+            [
+                "5: resources.gpu.default: 'true' is not a whole number",
+                "6: resources.processes: 99999 is too much; at most 32768 is accepted",
+            ],
+        ),
+        (
+            "kind: command\n",
+            "kind: command\nresources:\n  time: {default: 1 day}\n",
+            ["5: resources.time.default: '1 day' is not a duration such as 30min, 12h, 7d or a …"],
+        ),
+        (
+            "kind: command\n",
+            "kind: command\nresources:\n  gpu: {default: 1, max: 0}\n",
+            ["5: resources.gpu.default: 'default' is above 'max'"],
+        ),
         ("title: Count stars", "title: a\ntitle: b", ["3: the key 'title' stands here a second time"]),
-        ("title: Count stars", "title: *name", ["2: an alias (*name); write the value out"]),
+        (
+            "title: Count stars",
+            "title: *name",
+            ["2: an alias (*name); write the value out, or put text in quotes"],
+        ),
         ("title: Count stars", "title: " + "[" * 40, ["2: nested deeper than 16 levels"]),
         (
             "title: Count stars",
@@ -218,7 +360,7 @@ def test_all_mistakes_of_all_files_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(catalog.TemplateErrors) as errors:
         catalog.load([tmp_path, missing])
     assert str(errors.value).splitlines() == [
-        f"{first}:1: a template of kind command needs 'command'",
+        f"{first}:3: kind: a template of kind command needs 'command'",
         f"{second}:1: a template is a mapping with 'name', 'title', 'kind' …",
         f"{tmp_path / 'c.yaml'}:2: not UTF-8 text",
         f"{tmp_path / 'd.yaml'}:1: the file cannot be read: Is a directory",
