@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.plugins.covers", "tests.plugins.rules", "tests.redis_servers"]
+pytest_plugins = ["tests.plugins.covers", "tests.plugins.rules", "tests.redis_servers", "tests.s3_servers"]
