@@ -22,6 +22,7 @@ second call to the API server for each job and could be left behind.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,8 @@ JOB = "uws-server/job"
 ATTEMPT = "uws-server/attempt"
 SERVICE = "uws-server/service"
 INSTANCE = "app.kubernetes.io/instance"
+STOP = "uws-server/stop"
+"""The annotation of a Job that is to end, or that is never to begin."""
 
 _WORK = "/uws/work"
 _CONTROL = "/uws/control"
@@ -40,6 +43,7 @@ _LOGS = "/uws/logs"
 _WRAPPER = "/usr/local/bin/uws-wrapper"
 _SPARE = 64 * 1024**2  # bytes of disk for what is neither output nor log
 _LONGEST_NAME = 63  # of a label's value
+_NAME = re.compile(r"uws-([0-9a-z]+)-([0-9]{1,6})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,12 @@ def name(job_id: str, attempt: int) -> str:
     return f"uws-{job_id.lower()}-{attempt}"
 
 
+def attempt_of(name: str) -> tuple[str, int] | None:
+    """The attempt whose Job has this name; None when it is none of ours."""
+    found = _NAME.fullmatch(name)
+    return (found[1], int(found[2])) if found else None
+
+
 def digest(spec: RunSpec) -> str:
     """What the agent compares with the run spec that the server gives it, so that pod and agent agree."""
     return hashlib.sha256(spec.to_json().encode()).hexdigest()
@@ -81,14 +91,7 @@ def job(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> dic
 
     :raises ValueError: neither the job nor the site names an image.
     """
-    labels = {
-        "app.kubernetes.io/name": "uws-job",
-        "app.kubernetes.io/managed-by": MANAGED_BY,
-        INSTANCE: settings.instance,
-        JOB: spec.job_id.lower(),
-        ATTEMPT: str(spec.attempt),
-        SERVICE: spec.service[:_LONGEST_NAME],
-    }
+    labels = {**_labels(spec.job_id, spec.attempt, settings), SERVICE: spec.service[:_LONGEST_NAME]}
     queue = {"kueue.x-k8s.io/queue-name": settings.queue} if settings.queue else {}
     return {
         "apiVersion": "batch/v1",
@@ -102,7 +105,7 @@ def job(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> dic
             "backoffLimit": 0,
             "completions": 1,
             "parallelism": 1,
-            # A pod drained before it began goes on elsewhere; after one that had begun the door refuses the next.
+            # A pod drained before it began goes on elsewhere; after one that began, the door refuses others.
             "podFailurePolicy": {
                 "rules": [
                     {
@@ -116,6 +119,52 @@ def job(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> dic
             "ttlSecondsAfterFinished": settings.kept_seconds,
             "template": {"metadata": {"labels": labels}, "spec": _pod(spec, settings, agent_url, token)},
         },
+    }
+
+
+def stone(job_id: str, attempt: int, settings: PodSettings) -> dict[str, Any]:
+    """A Job that never makes a pod: it takes the name of an attempt that is never to begin."""
+    labels = _labels(job_id, attempt, settings)
+    main = {"name": "main", "image": "none.invalid/none:0"}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": name(job_id, attempt),
+            "namespace": settings.namespace,
+            "labels": labels,
+            "annotations": {STOP: "true"},
+        },
+        "spec": {
+            "suspend": True,
+            "activeDeadlineSeconds": 1,  # were somebody to resume it
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"restartPolicy": "Never", "containers": [main]},
+            },
+        },
+    }
+
+
+def limits(main: Mapping[str, Any]) -> tuple[int, int]:
+    """Memory in bytes and execution duration in seconds of a ``main`` container; 0 where it has none."""
+    memory = ((main.get("resources") or {}).get("limits") or {}).get("memory") or "0"
+    words = main.get("command") or []
+    duration = words[5] if len(words) > 6 and words[1] == "run" else "0"
+    return _number(memory), _number(duration)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else 0  # an admission webhook may have written it its own way
+
+
+def _labels(job_id: str, attempt: int, settings: PodSettings) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "uws-job",
+        "app.kubernetes.io/managed-by": MANAGED_BY,
+        INSTANCE: settings.instance,
+        JOB: job_id.lower(),
+        ATTEMPT: str(attempt),
     }
 
 
