@@ -1,10 +1,12 @@
 """How an attempt ended, in words a scientist understands. Pure, standard library only.
 
-The supervisor says what it did and saw; here that becomes the outcome it writes down.
+A runner says what it did and saw; here that becomes the outcome, the same at every site. The local
+site's supervisor imports this, and its start-up time counts.
 """
 
 from __future__ import annotations
 
+import re
 import signal
 
 TYPE_CHECKING = False
@@ -13,7 +15,10 @@ if TYPE_CHECKING:
 
 NEVER_STARTED = "The job was stopped before it started."
 _SENTENCE = 300  # characters of a message
+_LAST_WORDS = 170  # of user code's own in one: the longest sentence of ours leaves room for so many
 _DETAIL = 20_000
+_TAIL = 4096  # characters of error output that are looked through for its last line
+_COLOUR = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # and other orders to a terminal
 
 _SIGNALS = {
     signal.SIGSEGV: "segmentation fault: the program used memory that is not its own",
@@ -45,7 +50,7 @@ def clean(text: object, limit: int = _SENTENCE, *, lines: bool = False) -> str:
     """User code's text without control characters, cut to `limit`; '' for anything but text."""
     if not isinstance(text, str):
         return ""
-    text = text[: 4 * limit]
+    text = _COLOUR.sub("", text[: 4 * limit])
     kept = "".join(c if c.isprintable() or (lines and c in "\n\t") else " " for c in text)
     return (kept if lines else " ".join(kept.split()))[:limit].strip()
 
@@ -79,6 +84,14 @@ def of_exit(exit_code: int) -> str:
     if exit_code == 127:
         return "The program ended with exit code 127: a command was not found."
     return f"The program ended with exit code {exit_code}."
+
+
+def last_words(stderr: str) -> str:
+    """The last line of error output that says anything, on one line and cut short; '' when none does."""
+    for line in reversed(re.split(r"[\r\n]", stderr[-_TAIL:])):
+        if said := clean(line):
+            return said if len(said) <= _LAST_WORDS else f"{said[: _LAST_WORDS - 1]}…"
+    return ""
 
 
 def of_user_code(
@@ -118,5 +131,6 @@ def of_user_code(
         )
     if exit_code == 0:
         return outcome("succeeded", exit_code=0)
-    message = clean(given.get("message")) or of_exit(exit_code)
+    said = last_words(stderr)
+    message = clean(given.get("message")) or f"{of_exit(exit_code)}{f' It said last: {said}' if said else ''}"
     return outcome("failed", message, detail, exit_code)

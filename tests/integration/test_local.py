@@ -119,6 +119,7 @@ def test_exit_codes_and_signals(site: LocalSite, does: str, code: int, message: 
     assert outcome is not None
     assert (outcome.cause, outcome.exit_code, outcome.detail) == (Cause.FAILED, code, "why")
     assert outcome.message.startswith(message)
+    assert outcome.message.endswith(" It said last: why")
 
 
 @pytest.mark.covers("3:local-runner")
@@ -143,7 +144,7 @@ def test_user_code_can_say_why_it_failed(site: LocalSite) -> None:
     hint = json.dumps({"message": "Cell 3 failed: \x1b[31mno\nfile", "detail": "line 1\nline 2"})
     outcome = site.run("/bin/sh", "-c", f"cat >$UWS_ERROR <<'END'\n{hint}\nEND\nexit 1").outcome
     assert outcome is not None
-    assert outcome.message == "Cell 3 failed: [31mno file"
+    assert outcome.message == "Cell 3 failed: no file"
     assert outcome.detail == "line 1\nline 2"
 
 
@@ -162,7 +163,8 @@ def test_user_code_can_say_why_it_failed(site: LocalSite) -> None:
 def test_a_hostile_error_file_is_ignored(site: LocalSite, trick: str) -> None:
     outcome = site.run("/bin/sh", "-c", f"{trick}; ln -s /etc/passwd $UWS_PROGRESS; exit 4").outcome
     assert outcome is not None
-    assert outcome.message == "The program ended with exit code 4."
+    assert outcome.message.startswith("The program ended with exit code 4.")
+    assert "root:" not in outcome.message
 
 
 @pytest.mark.covers("3:local-abort-tree")

@@ -24,7 +24,13 @@ LIMITS = {"memory": 2 * 1024**3, "duration": 3600}
 
 
 def judged(
-    *, ended_by: str | None = None, exit_code: int = 0, oom: bool = False, disk: str = "", hint: object = None
+    *,
+    ended_by: str | None = None,
+    exit_code: int = 0,
+    oom: bool = False,
+    disk: str = "",
+    hint: object = None,
+    stderr: str = "",
 ) -> dict[str, object]:
     return ending.of_user_code(
         ended_by=ended_by,
@@ -33,7 +39,7 @@ def judged(
         disk_full=disk,
         limits=LIMITS,
         hint=hint,
-        stderr="last words",
+        stderr=stderr,
     )
 
 
@@ -70,6 +76,38 @@ def test_the_sentence_of_an_end(given: dict[str, object], cause: str, message: s
     assert str(outcome["message"]).startswith(message)
     assert bool(outcome["message"]) == bool(message)
     assert outcome["transient"] is False
+
+
+@pytest.mark.covers("3:local-runner")
+@pytest.mark.parametrize(
+    ("stderr", "said"),
+    [
+        ("", ""),
+        ("\n \n\t\n", ""),
+        ("Traceback:\n  line 3\nValueError: no such band: 'x'\n\n", "ValueError: no such band: 'x'"),
+        (" 10%\r 99%\r100% of the sky\r\n", "100% of the sky"),
+        ("\x1b[1;31mError:\x1b[0m bad\x07 key\x00 \u202eright", "Error: bad key right"),
+        ("x" * 5000, "x" * 169 + "…"),
+    ],
+)
+def test_a_failed_program_has_the_last_word(stderr: str, said: str) -> None:
+    begin = "The program ended with exit code 3."
+    assert judged(exit_code=3, stderr=stderr)["message"] == (
+        f"{begin} It said last: {said}" if said else begin
+    )
+    assert judged(exit_code=3, stderr=stderr, hint={"message": "Cell 3 failed"})["message"] == "Cell 3 failed"
+    assert (
+        judged(exit_code=3, stderr=stderr, ended_by="stopped")["message"] == "The job was stopped on request."
+    )
+
+
+@given(st.integers(1, 255), st.text())
+def test_our_sentence_and_the_last_words_fit_a_message(exit_code: int, stderr: str) -> None:
+    message = str(judged(exit_code=exit_code, stderr=stderr + "x" * 300)["message"])
+    assert message.startswith(ending.of_exit(exit_code))
+    assert message.endswith("…")
+    assert len(message) <= 300
+    assert message.isprintable()
 
 
 @given(st.text() | st.integers() | st.none(), st.text())
