@@ -48,38 +48,22 @@ import argparse
 import json
 import logging
 import os
-import shutil
 import sys
-import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
-from keyword import iskeyword
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
-from job_templates.notebook import MAX_BYTES, notebook_language, read_notebook
-from job_templates.notebook_parameters import read_parameters
-from job_templates.notebook_values import check_required, from_text
 from runners.notebook.end import Exit, NotebookFailed, Stop
-from uws_server.domain.errors import BadRequest
+from runners.notebook.inputs import check_names, load_notebook, load_parameters, typed
+from runners.notebook.kernels import Kernel, choose_kernel
+from runners.notebook.session import Session
 
 logger = logging.getLogger("runners.notebook")
 
 NOTEBOOK_RESULT = "executed.ipynb"
 HTML_RESULT = "executed.html"
-SOCKET_PATH_BYTES = 107
 RENDER_SECONDS = 60.0
 RENDER_SECONDS_STOPPED = 1.5  # of the grace period, when there is one
-KERNEL_NICENESS = 10  # only within the job, where control groups share out the processors
-PARAMETERS_BYTES = 16 * 1024**2
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """An installed kernel: its name and the language that it says it speaks."""
-
-    name: str
-    language: str
 
 
 class _Arguments(argparse.ArgumentParser):
@@ -127,36 +111,38 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, stop: Stop) -> NotebookFailed | None:
-    notebook = _load(options.notebook)
-    parameters = _load_parameters(options.parameters)
-    with _Session() as session:
+    notebook = load_notebook(options.notebook)
+    parameters = load_parameters(options.parameters)
+    with Session() as session:
         failure: NotebookFailed | None = None
         km: Any = None
         try:
-            parameters = _typed(notebook, parameters, options.text)
+            parameters = typed(notebook, parameters, options.text)
             kernel = choose_kernel(notebook, options.kernel)
-            _check_names(parameters, kernel.language)
+            check_names(parameters, kernel.language)
             km = session.launch(kernel)
         except NotebookFailed as error:
             failure, kernel = error, Kernel("", "")
 
-        from runners.notebook import engine
+        from runners.notebook.client import run
+        from runners.notebook.execution import Execution
+        from runners.notebook.prepare import inject, prepare
 
-        node = engine.prepare(notebook, options.notebook.name)
+        node = prepare(notebook, options.notebook.name)
         if failure is None:
             try:
-                node = engine.inject(node, parameters, kernel.name, kernel.language)
+                node = inject(node, parameters, kernel.name, kernel.language)
             except NotebookFailed as error:
                 failure = error
         progress = os.environ.get("UWS_PROGRESS")
         path = options.outputs / NOTEBOOK_RESULT
-        execution = engine.Execution(node, path, Path(progress) if progress else None)
+        execution = Execution(node, path, Path(progress) if progress else None)
         execution.notebook_start()
         try:
             if failure is not None:
                 execution.fail(failure)
             else:
-                engine.run(execution, km, stop, options.cell_timeout)
+                run(execution, km, stop, options.cell_timeout)
         finally:
             execution.notebook_complete()
     failure = execution.failure
@@ -169,159 +155,6 @@ def _run(options: argparse.Namespace, stop: Stop) -> NotebookFailed | None:
         render(execution.nb, options.outputs / HTML_RESULT, seconds)
         stop.wake = lambda: None
     return failure
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            return read_notebook(file.read(MAX_BYTES + 1))
-    except OSError as error:
-        raise NotebookFailed(Exit.NOT_A_NOTEBOOK, f"The notebook cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        text = str(error)
-        raise NotebookFailed(Exit.NOT_A_NOTEBOOK, text[:1].upper() + text[1:]) from error
-
-
-def _load_parameters(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        with path.open("rb") as file:
-            parameters = json.loads(file.read(PARAMETERS_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
-        raise NotebookFailed(Exit.PARAMETERS, f"The parameters cannot be read: {error}") from error
-    if not isinstance(parameters, dict):
-        raise NotebookFailed(Exit.PARAMETERS, "The parameters are not an object of names and values")
-    return parameters
-
-
-def _typed(notebook: dict[str, Any], parameters: dict[str, Any], texts: list[str]) -> dict[str, Any]:
-    """The parameters, those that came as text typed as the notebook's parameters cell has them."""
-    if not texts:
-        return parameters
-    try:
-        known = read_parameters(json.dumps(notebook).encode())
-        typed = {name: from_text(known, name, str(parameters.get(name, ""))) for name in texts}
-        check_required(known, parameters)
-    except (ValueError, BadRequest) as error:
-        text = str(error)
-        raise NotebookFailed(Exit.PARAMETERS, text[:1].upper() + text[1:]) from error
-    return parameters | typed
-
-
-def _check_names(parameters: dict[str, Any], language: str) -> None:
-    """Papermill writes ``name = value`` without looking at the name."""
-    for name in parameters:
-        if not name.isidentifier() or (language.casefold() == "python" and iskeyword(name)):
-            raise NotebookFailed(Exit.PARAMETERS, f"{name!r} cannot be the name of a parameter")
-
-
-def choose_kernel(notebook: dict[str, Any], wanted: str | None = None) -> Kernel:
-    """The kernel to run `notebook` in.
-
-    `wanted` is taken or refused, as somebody asked for just that one. A notebook that names neither
-    a kernel nor a language is taken for Python, as Jupyter does.
-
-    :raises NotebookFailed: none fits; the message names what was wanted and what there is.
-    """
-    from jupyter_client.kernelspec import KernelSpecManager
-
-    specs = KernelSpecManager().get_all_specs()
-    installed = {name: Kernel(name, str(one["spec"].get("language", ""))) for name, one in specs.items()}
-    if wanted is not None:
-        name, language = wanted, ""
-    else:
-        block = notebook["metadata"].get("kernelspec")
-        named = block.get("name") if isinstance(block, dict) else None
-        name, language = (named if isinstance(named, str) else ""), notebook_language(notebook)
-        if not name and not language:
-            language = "python"
-    if name in installed:
-        return installed[name]
-    # 'python3' first, then by name, so that the choice is always the same
-    for candidate in sorted(installed.values(), key=lambda one: (one.name != "python3", one.name)):
-        if language and candidate.language.casefold() == language.casefold():
-            if name:
-                text = "kernel %s is not installed; using %s, which speaks %s too"
-                logger.warning(text, name, candidate.name, language)
-            return candidate
-    asked = f"the kernel {name!r}" if name else "a kernel"
-    speaks = f" for {language}" if language else ""
-    have = ", ".join(f"{one.name} ({one.language})" for one in installed.values()) or "none"
-    message = f"The notebook needs {asked}{speaks}, which is not installed here; installed: {have}"
-    raise NotebookFailed(Exit.NO_KERNEL, message)
-
-
-class _Session:
-    """The directory of the kernel's sockets and connection file, and the kernel's process."""
-
-    def __init__(self) -> None:
-        self._directory = ""
-        self._km: Any = None
-
-    def __enter__(self) -> Self:
-        temporary = tempfile.gettempdir()
-        longest = len("/jupyter-12345678/kernel-ipc-5")
-        for base in dict.fromkeys((temporary, "/tmp")):  # mkdtemp makes it ours alone
-            self._ipc = len(os.fsencode(base)) + longest <= SOCKET_PATH_BYTES
-            if self._ipc:
-                with suppress(OSError):
-                    self._directory = tempfile.mkdtemp(prefix="jupyter-", dir=base)
-                    break
-        else:
-            self._ipc = False
-            self._directory = tempfile.mkdtemp(prefix="jupyter-")
-        os.environ["JUPYTER_RUNTIME_DIR"] = self._directory
-        os.environ.setdefault("HOME", temporary)
-        for name, folder in (
-            ("IPYTHONDIR", "ipython"),
-            ("MPLCONFIGDIR", "matplotlib"),
-            ("JUPYTER_CONFIG_DIR", "jupyter/config"),
-            ("JUPYTER_DATA_DIR", "jupyter/data"),
-        ):
-            os.environ.setdefault(name, str(Path(temporary) / folder))
-        os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")  # jupyter_core warns where it is not set
-        os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # so does ipykernel's debugger
-        return self
-
-    def launch(self, kernel: Kernel) -> Any:
-        """Start the kernel's process, without waiting for it.
-
-        :raises NotebookFailed: it cannot be started.
-        """
-        from jupyter_client.manager import AsyncKernelManager
-        from jupyter_core.utils import run_sync
-
-        transport = "ipc" if self._ipc else "tcp"
-        file = str(Path(self._directory) / "kernel.json")
-        km = AsyncKernelManager(kernel_name=kernel.name, transport=transport, connection_file=file)
-        extra = ["--HistoryManager.hist_file=:memory:"] if km.ipykernel else []
-
-        async def start() -> None:
-            await km.start_kernel(extra_arguments=extra)
-
-        self._km = km
-        try:
-            run_sync(start)()
-        except (OSError, RuntimeError) as error:
-            message = f"The kernel {kernel.name!r} cannot be started: {error}"
-            raise NotebookFailed(Exit.KERNEL_START, message) from error
-        pid = getattr(km.provisioner, "pid", None)
-        if pid:  # a fork bomb must leave us the time to end it and to save
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, pid, KERNEL_NICENESS)
-        return km
-
-    def __exit__(self, *_error: object) -> None:
-        if self._km is not None and self._km.has_kernel:
-            from jupyter_core.utils import run_sync
-
-            async def end() -> None:
-                await self._km.shutdown_kernel(now=True)
-
-            with suppress(RuntimeError, OSError):
-                run_sync(end)()
-        shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def _report(failure: NotebookFailed) -> None:
