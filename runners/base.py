@@ -72,6 +72,14 @@ class Busy(Exception):
     """The site takes no more just now; the job stays QUEUED with this reason."""
 
 
+class Unrunnable(Exception):
+    """The site can never run this run spec, for the reason that this says; the job fails with it."""
+
+
+class Unreachable(Exception):
+    """The site does not answer: nothing is known of its attempts, and nothing follows from that."""
+
+
 def no_doubt() -> None:
     """What a start is confirmed by where nobody else starts anything."""
 
@@ -90,10 +98,16 @@ class Runner(Protocol):
         started, seen to its end and forgotten meanwhile.
 
         :raises Busy: not now.
+        :raises Unrunnable: never at this site.
         """
 
     def observe(self) -> Iterable[Observation]:
-        """Every attempt that this site still knows, whoever started it. The list is the truth."""
+        """Every attempt that this site still knows, whoever started it. The list is the truth.
+
+        It is whole: an attempt that was started before the call and is not in it is not known to the site.
+
+        :raises Unreachable: the site does not answer, or not in full.
+        """
 
     def wait(self, timeout: float) -> None:
         """Return when `observe` may have something new to tell, at the latest after `timeout` s."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from runners.base import Busy, Cause, Observation, Outcome, State, no_doubt
+from runners.base import Busy, Cause, Observation, Outcome, State, Unreachable, no_doubt
 from uws_server.domain.runspec import RunSpec
 
 _FINAL = (State.ENDED, State.LOST)
@@ -36,12 +36,16 @@ class FakeSite:
 
 
 class FakeRunner:
-    """A runner of `site`; ``busy`` makes `start` refuse, ``deaf`` makes code ignore `stop`."""
+    """A runner of `site`; ``busy`` makes `start` refuse, ``deaf`` makes code ignore `stop`.
+
+    ``unreachable`` makes `observe` fail.
+    """
 
     def __init__(self, site: FakeSite | None = None) -> None:
         self.site = site or FakeSite()
         self.busy = ""
         self.deaf = False
+        self.unreachable = ""
         self._known = 0
 
     # -- the protocol
@@ -66,6 +70,8 @@ class FakeRunner:
 
     def observe(self) -> Iterable[Observation]:
         """Every attempt of the site."""
+        if self.unreachable:
+            raise Unreachable(self.unreachable)
         with self.site.news:
             return [attempt.seen for attempt in self.site.attempts.values()]
 
@@ -130,6 +136,20 @@ class FakeRunner:
         words = "The job was broken off: its supervisor process ended."
         with self.site.news:
             self._end((job_id, attempt), State.LOST, Outcome(Cause.LOST, words, transient=True))
+
+    def vanish(self, job_id: str, attempt: int) -> Callable[[], None]:
+        """The site no longer knows of the attempt, as when a disk is lost. The answer brings it back."""
+        key = job_id, attempt
+        with self.site.news:
+            vanished = self.site.attempts.pop(key)
+            self._tell()
+
+        def reappear() -> None:
+            with self.site.news:
+                self.site.attempts[key] = vanished
+                self._tell()
+
+        return reappear
 
     # -- with the lock held
 

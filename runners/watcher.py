@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from runners.base import Cause, Observation, Outcome, Runner, State
+from runners.base import Cause, Observation, Outcome, Runner, State, Unreachable
 from uws_server.domain.errors import NotFound
 from uws_server.domain.events import (
     AttemptLost,
@@ -29,6 +29,9 @@ from uws_server.store.base import Due, FencedOff, JobStore, Lease, StoreUnavaila
 
 log = logging.getLogger(__name__)
 
+Attempt = tuple[str, int]
+"""Job id and number."""
+
 Stored = tuple[tuple[Result, ...], tuple[int, int] | None]
 
 _OVERRUN = 15_000  # ms after which the watcher does what the supervisor should have done
@@ -43,6 +46,10 @@ class Watcher:
     Level-triggered: whatever `Runner.observe` lists is brought into the job's record, in any order
     and as often as it likes. An observation that was brought in already costs nothing until the
     next full pass, which comes at least every ``relist_seconds``.
+
+    A full pass also compares what the site lists with what it was given (`JobStore.given`). An attempt
+    that should be there and was missing in every full pass for ``lost_after`` seconds is given up; a site
+    that does not answer, and a watcher that was away, are no evidence.
     """
 
     def __init__(
@@ -56,8 +63,10 @@ class Watcher:
         runner: Runner,
         attempts: int,
         clock: Callable[[], Instant],
+        lost_after: float,
         lease_seconds: float = 10,
         relist_seconds: float = 60,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._site = site
         self._holder = holder
@@ -69,8 +78,13 @@ class Watcher:
         self._clock = clock
         self._lease_seconds = lease_seconds
         self._relist_seconds = relist_seconds
-        self._seen: dict[tuple[str, int], Observation] = {}
-        self._forgot_seen = 0.0
+        self._lost_after = lost_after
+        self._monotonic = monotonic
+        self._fence = 0  # of the lease that all of the following was seen under
+        self._next_full_pass = 0.0
+        self._seen: dict[Attempt, Observation] = {}
+        self._unwanted: frozenset[Attempt] = frozenset()  # what the site has no reason to keep
+        self._missing: dict[Attempt, float] = {}  # since when
 
     def run(self, stop: threading.Event) -> None:
         """Watch until ``stop`` is set."""
@@ -83,7 +97,7 @@ class Watcher:
                     continue
                 self.look(lease)
                 self._runner.wait(self._lease_seconds / 3)
-            except (StoreUnavailable, StorageUnavailable, FencedOff) as error:
+            except (StoreUnavailable, StorageUnavailable, FencedOff, Unreachable) as error:
                 log.warning("watcher of %s: %s", self._site, error)
                 stop.wait(0.5)
         if lease is not None:
@@ -93,15 +107,17 @@ class Watcher:
                 log.info("the lease of %s lapses by itself", self._site)
 
     def look(self, lease: Lease) -> None:
-        """One pass over everything that the site knows."""
-        if time.monotonic() - self._forgot_seen > self._relist_seconds:
-            self._seen.clear()
-            self._forgot_seen = time.monotonic()
+        """One pass over everything that the site knows.
+
+        :raises Unreachable: the site does not answer.
+        """
+        given = self._begin_full_pass(lease)
         present = set()
         running = set()
-        for observation in self._runner.observe():
+        for observation in self._observe():
             attempt = observation.job_id, observation.attempt
-            present.add(attempt)
+            if observation.state is not State.UNSTARTED:
+                present.add(attempt)
             if observation.state is State.RUNNING:
                 running.add(attempt)
             if self._seen.get(attempt) == observation:
@@ -119,6 +135,55 @@ class Watcher:
         for attempt in self._seen.keys() - present:
             del self._seen[attempt]
         self._end_overrun(running, lease)
+        if given is not None:
+            self._compare(given, present, lease)
+            self._next_full_pass = self._monotonic() + self._relist_seconds
+
+    def _begin_full_pass(self, lease: Lease) -> dict[Attempt, bool] | None:
+        """What the site was given, where this is to be a full pass.
+
+        Read before the site is asked, so that whatever is in it must be in the site's answer.
+        """
+        if lease.fence != self._fence:
+            # Another watcher was at work, or nobody: what we saw before says nothing about now.
+            self._fence, self._next_full_pass = lease.fence, 0.0
+            self._missing.clear()
+        if self._monotonic() < self._next_full_pass:
+            return None
+        self._seen.clear()
+        given = self._store.given(self._site)
+        self._unwanted = frozenset(attempt for attempt, wanted in given.items() if not wanted)
+        return given
+
+    def _observe(self) -> list[Observation]:
+        try:
+            return list(self._runner.observe())
+        except Exception:
+            self._missing.clear()
+            raise
+
+    def _compare(self, given: dict[Attempt, bool], present: set[Attempt], lease: Lease) -> None:
+        """Give up what has been missing for long; leave the rest of what is missing for the next pass."""
+        missing = [attempt for attempt in given if attempt not in present]
+        self._store.forgotten(self._site, [attempt for attempt in missing if not given[attempt]])
+        now = self._monotonic()
+        self._missing = {a: self._missing.get(a, now) for a in missing if given[a]}
+        for attempt, since in self._missing.items():
+            if now - since >= self._lost_after:
+                self._give_up(*attempt, lease)
+
+    def _give_up(self, job_id: str, number: int, lease: Lease) -> None:
+        """Record that an attempt is lost. Should it turn up again, the record says that it is unwanted."""
+        job = self._store.get(job_id)
+        if job is None:
+            self._store.forgotten(self._site, [(job_id, number)])
+            return
+        results, logs = self._stored(job, number)
+        said = f"The job was broken off: site {self._site} has not known of it for {self._lost_after:g} s."
+        error = ErrorSummary(said, transient=True)
+        lost = AttemptLost(number, self._clock(), error, self._attempts, results, logs, proved=False)
+        log.warning("job %s attempt %d: %s", job_id, number, said)
+        self._changes.apply(job_id, lost, lease)
 
     def _end_overrun(self, running: set[tuple[str, int]], lease: Lease) -> None:
         """Abort what runs on beyond its execution duration, should the site not have ended it itself.
@@ -135,17 +200,21 @@ class Watcher:
 
     def _note(self, seen: Observation, lease: Lease) -> bool:
         """Bring an observation into the record; False when it should be looked at again soon."""
+        job: Job | None = None
         try:
-            job: Job | None = None
             for event in self._events(seen):
                 job = self._changes.apply(seen.job_id, event, lease)
             job = job or self._store.get(seen.job_id)
         except NotFound:
+            job = None
+        attempt = seen.job_id, seen.attempt
+        if job is None and attempt not in self._unwanted:
             # Not ours, or the store lost it: no reason to remove anything.
-            log.warning("site %s runs attempt %d of unknown job %s", self._site, seen.attempt, seen.job_id)
+            log.warning("site %s has attempt %d of unknown job %s", self._site, seen.attempt, seen.job_id)
             return True
         over = seen.state in (State.ENDED, State.LOST)
-        unwanted = job is not None and _unwanted(job, seen.attempt)
+        # A job whose record is gone was deleted while nobody watched.
+        unwanted = job is None or _unwanted(job, seen.attempt)
         if over and unwanted:
             self._runner.forget(seen.job_id, seen.attempt)
         elif unwanted:
@@ -167,7 +236,10 @@ class Watcher:
         if seen.state in (State.RUNNING, State.FINISHING):
             return
         outcome = seen.outcome or Outcome(Cause.LOST, "the attempt ended without a word", transient=True)
-        results, logs = self._stored(seen)
+        job = self._store.get(seen.job_id)
+        if job is None:
+            raise NotFound(f"there is no job {seen.job_id}")
+        results, logs = self._stored(job, number)
         at = seen.ended or self._clock()
         error = ErrorSummary(outcome.message or outcome.cause.value, outcome.transient, outcome.detail)
         if outcome.cause is Cause.SUCCEEDED:
@@ -186,13 +258,8 @@ class Watcher:
             yield AttemptLost(number, at, error, self._attempts, results, logs)
         yield Gone(number, results, logs)
 
-    def _stored(self, seen: Observation) -> Stored:
-        job = self._store.get(seen.job_id)
-        if job is None:
-            raise NotFound(f"there is no job {seen.job_id}")
-        if job.attempt != seen.attempt:
-            return (), None
-        return load_manifest(self._objects, job) or ((), None)
+    def _stored(self, job: Job, attempt: int) -> Stored:
+        return (job.attempt == attempt and load_manifest(self._objects, job)) or ((), None)
 
 
 def _retried(outcome: Outcome) -> bool:

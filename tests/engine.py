@@ -90,9 +90,11 @@ class Engine:
             store=self.store,
             changes=self.changes,
             objects=self.objects,
-            runner=FakeRunner(self.site),
+            runner=self.runner,
             attempts=2,
             clock=self.clock,
+            lost_after=300,
+            monotonic=lambda: self.now / 1000,
         )
 
     def clock(self) -> int:

@@ -220,6 +220,7 @@ def watch(file: Path | None, data: Path | None, site: str, holder: str | None) -
         runner=sites.open_runner(settings, site),
         attempts=settings.jobs.attempts,
         clock=services.clock,
+        lost_after=sites.site(settings, site).lost_after,
         relist_seconds=sites.site(settings, site).relist_seconds,
     )
     watcher.run(_stopped_by_signal(lambda: sites.interrupt(settings, site)))

@@ -57,6 +57,9 @@ KEYS_OF_OTHERS = frozenset(
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")
 
 
+_HTTP_URL = r"^(https?://[^/\s]+[^\s]*)?$"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -70,13 +73,13 @@ class Web(_Section):
     )
     base_url: str = Field(
         default="",
-        pattern=r"^(https?://[^/\s]+[^\s]*)?$",
+        pattern=_HTTP_URL,
         description="What clients see before our paths, such as `https://archive.example/uws`; "
         "empty takes scheme and host from each request.",
     )
     agent_url: str = Field(
         default="",
-        pattern=r"^(https?://[^/\s]+[^\s]*)?$",
+        pattern=_HTTP_URL,
         description="How jobs' agents reach this server; empty is the address and port listened on.",
     )
     workers: int = Field(default=2, ge=1, le=64, description="Processes.")
@@ -132,7 +135,31 @@ class Objects(_Section):
     """The object store: uploads, results, logs and manifests."""
 
     url: str = Field(
-        default="", description="Such as `file:///srv/uws`; empty: `objects` in the data directory."
+        default="",
+        description="Such as `file:///srv/uws` or `s3://bucket/prefix`; empty: `objects` in the data directory.",
+    )
+    endpoint: str = Field(
+        default="",
+        pattern=_HTTP_URL,
+        description="S3: where the store is asked, such as `https://s3.archive.example`; empty: Amazon's in "
+        "`region`.",
+    )
+    public_endpoint: str = Field(
+        default="",
+        pattern=_HTTP_URL,
+        description="S3: what signed links for clients begin with, where they see the store at another "
+        "address than the server and the agents do; empty: `endpoint`.",
+    )
+    region: str = Field(
+        default="",
+        pattern=r"^[a-z0-9-]*$",
+        description="S3: the region; empty: the environment's `AWS_REGION`, else `us-east-1`.",
+    )
+    credentials_file: Path | None = Field(
+        default=None,
+        description="S3: a file with the access key, `aws_access_key_id` and `aws_secret_access_key` in a "
+        "section `[default]`. Empty: the environment's `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, else "
+        "the role of the pod or machine.",
     )
 
     @field_validator("url")
@@ -254,6 +281,11 @@ class Site(_Section):
     relist_seconds: float = Field(
         default=60, ge=1, description="Seconds after which the watcher looks at all of the site again."
     )
+    lost_after: float = Field(
+        default=300,
+        description="Seconds for which a site that answers must not know of an attempt it was given, before "
+        "the attempt counts as lost and another is made; more than `jobs.claim_seconds`.",
+    )
     start_workers: int = Field(
         default=1, ge=0, le=64, description="Workers that start attempts; 0: jobs wait until there are some."
     )
@@ -305,6 +337,17 @@ class Settings(_Section):
                 f"web.base_url is {self.web.base_url!r}, by which others than this machine's people come in "
                 "and run code: say auth.anonymous: anywhere if that is meant, else leave web.base_url empty"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _no_claim_in_flight_is_lost(self) -> Self:
+        for name, site in self.sites.items():
+            if site.lost_after <= self.jobs.claim_seconds:
+                raise ValueError(
+                    f"sites.{name}.lost_after is {site.lost_after:g} and jobs.claim_seconds "
+                    f"{self.jobs.claim_seconds:g}: what a worker is still starting would count as lost; "
+                    "let lost_after be the larger"
+                )
         return self
 
     @property

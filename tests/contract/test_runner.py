@@ -11,7 +11,7 @@ from typing import Protocol
 
 import pytest
 
-from runners.base import Busy, Cause, Observation, Outcome, Runner, State
+from runners.base import Busy, Cause, Observation, Outcome, Runner, State, Unreachable
 from runners.fake import FakeRunner
 from tests.local_site import LocalSite, local_site, modes, until
 from uws_server.domain.runspec import RunSpec
@@ -285,6 +285,30 @@ def test_what_the_site_cannot_run_is_refused(site: Site) -> None:
     assert outcome.cause is Cause.REFUSED
     assert "image" in outcome.message
     assert site.runs(spec) == 0
+
+
+@pytest.mark.covers("3:contract-runner", "3:lost-attempt")
+def test_what_was_started_before_the_question_is_in_the_answer_until_it_is_forgotten(site: Site) -> None:
+    """The list is whole: that is how the watcher tells that an attempt is lost."""
+    for spec in (site.job("succeed"), site.job("fail"), stays := site.job("stay")):
+        site.runner.start(spec, URL, TOKEN)
+        assert (spec.job_id, 1) in observed(site.another())
+    site.runner.stop(stays.job_id, 1)
+    site.reach(stays, State.ENDED)
+    assert len(observed(site.runner)) == 3
+
+
+@pytest.mark.covers("3:contract-runner", "3:lost-attempt")
+def test_the_double_can_forget_and_be_silent() -> None:
+    runner = FakeRunner()
+    runner.start(RunSpec(JOB, 1, "test", "command", ("x",)), URL, TOKEN)
+    reappear = runner.vanish(JOB, 1)
+    assert observed(runner) == {}
+    reappear()
+    assert list(observed(runner)) == [(JOB, 1)]
+    runner.unreachable = "it is silent"
+    with pytest.raises(Unreachable, match="silent"):
+        runner.observe()
 
 
 @pytest.mark.covers("3:local-runner", "3:contract-runner")

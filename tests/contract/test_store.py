@@ -19,6 +19,7 @@ from uws_server.domain.errors import Forbidden
 from uws_server.domain.events import (
     AbortRequested,
     AttemptLost,
+    ClaimLapsed,
     DeleteRequested,
     DestructionDue,
     Event,
@@ -283,6 +284,45 @@ def test_what_is_due(store: JobStore) -> None:
     assert store.due(Due.DEADLINE, NOW + 1000) == []
     assert store.due(Due.STOP, NOW, "local") == ["1"]
     assert store.due(Due.STOP, NOW, "elsewhere") == []
+
+
+@pytest.mark.covers("3:lost-attempt")
+def test_a_store_knows_what_a_site_was_given(store: JobStore) -> None:
+    put(store, id="1")
+    apply(store, "1", RUN)
+    assert store.given("local") == {}
+    store.claim("local", ROOM, 60)
+    assert store.given("local") == {}  # what is in flight cannot be missing
+    apply(store, "1", Launched(1))
+    assert store.given("local") == {("1", 1): True}
+    assert store.given("elsewhere") == {}
+    apply(store, "1", Started(1, NOW))
+    assert store.given("local") == {("1", 1): True}
+    apply(store, "1", AttemptLost(1, NOW, ERROR, 2))
+    store.claim("local", ROOM, 60)
+    apply(store, "1", Launched(2))
+    assert store.given("local") == {("1", 1): False, ("1", 2): True}
+    store.forgotten("local", [("1", 1), ("nobody", 3)])
+    store.forgotten("local", [])
+    assert store.given("local") == {("1", 2): True}
+    deleted = apply(store, "1", DeleteRequested(), Gone(2, (), None))
+    assert store.cleared("1", deleted, forget=True)
+    assert store.given("local") == {("1", 2): False}  # its directory may be there still
+    store.forgotten("local", [("1", 2)])
+    assert store.given("local") == {}
+
+
+def test_what_was_never_at_a_site_is_not_looked_for_there(store: JobStore) -> None:
+    put(store, id="1")
+    apply(store, "1", RUN, AbortRequested())
+    put(store, id="2")
+    apply(store, "2", AbortRequested())
+    assert store.given("local") == {}
+    put(store, id="3")
+    apply(store, "3", RUN)
+    store.claim("local", ROOM, 60)
+    apply(store, "3", ClaimLapsed(1), AbortRequested())
+    assert store.given("local") == {("3", 1): False}  # whoever claimed it may have started it
 
 
 @pytest.mark.covers("3:crash-delete")

@@ -29,6 +29,7 @@ FINAL = {"COMPLETED", "ERROR", "ABORTED", "ARCHIVED"}
 HOUR = 3600_000
 MARGIN = 15_000  # ms that the site has to end an attempt by itself when its time is over
 ATTEMPTS = 2
+LOST_AFTER = 300_000  # ms that an attempt may be missing at a site that answers
 
 
 @dataclass
@@ -38,7 +39,6 @@ class Attempt:
     started: int | None = None
     finishing: bool = False
     cause: str = ""
-    manifest: bool = False
 
 
 @dataclass
@@ -61,7 +61,11 @@ class ModelJob:
     deleted: bool = False
     clear_at: int | None = None
     removed: bool = False
+    manifests: set[int] = field(default_factory=set)  # attempts that have handed one in
     site: dict[int, Attempt] = field(default_factory=dict)
+    vanished: dict[int, Attempt] = field(default_factory=dict)  # from the site, to come back perhaps
+    missing: tuple[int, int] | None = None  # attempt, and since when its watcher has missed it
+    unwanted: set[int] = field(default_factory=set)  # attempts that the site may have and need not keep
 
     # -- wishes: the status that they are answered with ------------------------------------------------
 
@@ -81,7 +85,7 @@ class ModelJob:
 
     def delete(self, now: int) -> int:
         self.deleted, self.destruction, self.clear_at = True, now, 0
-        self.work = self._ending
+        self.work = self._ended_at_site()
         return 303
 
     def set_note(self, name: str, value: str) -> int:
@@ -125,22 +129,37 @@ class ModelJob:
 
     def looked_at(self, now: int) -> None:
         """The watcher brings into the record what the site has, and ends what runs on too long."""
+        listed, wanted, unwanted = set(self.site), self.work == "active", set(self.unwanted)
         running = {number for number, seen in self.site.items() if seen.started and not seen.cause}
         for number, seen in sorted(self.site.items()):
-            if self.removed:
-                continue
-            if not seen.started and not seen.cause:
-                if self._current(number) and self.work in ("waiting", "claimed"):
+            if not self.removed:
+                if seen.started or seen.cause:
+                    self._hear(number, seen)
+                elif self._current(number) and self.work in ("waiting", "claimed"):
                     self.work = "active"
-            else:
-                self._hear(number, seen)
-            if self._unwanted(number):
+            if number in unwanted if self.removed else self._unwanted(number):
                 if seen.cause:
                     del self.site[number]
                 else:
                     self.stop(number)
         if not self.removed and self.attempt in running and self._overrun(now):
             self._end("ABORTED")
+        self.unwanted -= unwanted - listed
+        if not wanted or self.attempt in listed:
+            self.missing = None
+            return
+        if self.missing is None or self.missing[0] != self.attempt:
+            self.missing = self.attempt, now
+        if now - self.missing[1] >= LOST_AFTER:
+            self._lost()
+
+    def _lost(self) -> None:
+        self._ended_at_site()
+        if self.attempt >= ATTEMPTS:
+            self.phase, self.work, self.error = "ERROR", "none", True
+            self.results = self.attempt in self.manifests
+        else:
+            self.attempt, self.work, self.begun, self.lapses = self.attempt + 1, "waiting", None, 0
 
     def _hear(self, number: int, seen: Attempt) -> None:
         if (
@@ -153,18 +172,20 @@ class ModelJob:
         if not seen.cause:
             return
         alive = self._current(number) and self.phase not in FINAL
-        if alive and seen.cause == "succeeded" and seen.manifest:
+        if alive and seen.cause == "succeeded" and number in self.manifests:
+            self._ended_at_site()
             self.phase, self.work, self.results = "COMPLETED", "none", True
         elif alive and seen.cause in ("failed", "refused"):
+            self._ended_at_site()
             self.phase, self.work, self.error = "ERROR", "none", True
+            self.results = number in self.manifests
         elif alive and seen.cause == "timed-out":
             self._end("ABORTED")
-        elif alive and self.attempt >= ATTEMPTS:
-            self.phase, self.work, self.error = "ERROR", "none", True
         elif alive:
-            self.attempt, self.work, self.begun, self.lapses = self.attempt + 1, "waiting", None, 0
+            self._lost()
         if number == self.attempt and self.work != "none" and (self.phase in FINAL or self.deleted):
-            self.work, self.results = "none", self.results or seen.manifest
+            self._ended_at_site()
+            self.work, self.results = "none", self.results or number in self.manifests
 
     def reconciled(self, now: int, claims_lapse: bool) -> None:
         if self.removed:
@@ -202,12 +223,15 @@ class ModelJob:
     def visible(self) -> bool:
         return not self.deleted
 
-    @property
-    def _ending(self) -> str:
-        return "stopping" if self._held or (self.work == "waiting" and self.lapses) else "none"
+    def _ended_at_site(self) -> str:
+        """The attempt is not wanted any more; what is left to do about it."""
+        if self._held or (self.work == "waiting" and self.lapses):
+            self.unwanted.add(self.attempt)
+            return "stopping"
+        return "none"
 
     def _end(self, phase: str) -> None:
-        self.work = self._ending
+        self.work = self._ended_at_site()
         self.phase = phase
 
     def _current(self, attempt: int) -> bool:

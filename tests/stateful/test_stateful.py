@@ -37,7 +37,7 @@ from runners.watcher import Watcher
 from runners.worker import Worker
 from tests.jobs import ROOM
 from tests.redis_servers import PROGRAMS
-from tests.stateful.model import EDGES, FINAL, Attempt, ModelJob
+from tests.stateful.model import EDGES, FINAL, LOST_AFTER, Attempt, ModelJob
 from uws_server.auth.base import Header
 from uws_server.domain.caller import Caller
 from uws_server.domain.instants import to_iso
@@ -176,6 +176,7 @@ class System(RuleBasedStateMachine):
         )
         self.watcher = self._new_watcher()
         self.model: dict[str, ModelJob] = {}
+        self.reappear: dict[tuple[str, int], Callable[[], None]] = {}
         self.keys: dict[str, tuple[str, bool]] = {}
         for owner in OWNERS:  # nothing can happen without jobs
             self.create(owner, run=True, in_query=False)
@@ -190,6 +191,9 @@ class System(RuleBasedStateMachine):
             runner=self.runner,
             attempts=2,
             clock=lambda: self.now,
+            lost_after=LOST_AFTER / 1000,
+            relist_seconds=0,
+            monotonic=lambda: self.now / 1000,
         )
 
     def teardown(self) -> None:
@@ -481,7 +485,7 @@ class System(RuleBasedStateMachine):
             return
         job_id, number, attempt = data.draw(st.sampled_from(self._at_site(started=True)))
         if with_manifest:
-            attempt.manifest = self._hand_in(job_id, number)
+            self._hand_in(job_id, number)
         self.runner.end(job_id, number, Outcome(Cause.SUCCEEDED, exit_code=0))
         attempt.cause = "succeeded"
 
@@ -503,6 +507,35 @@ class System(RuleBasedStateMachine):
             self.runner.end(job_id, number, Outcome(cause, "it ended", transient=cause is Cause.STAGE_OUT))
         attempt.cause = cause.value
 
+    @step("turn", 2, data=DATA)
+    def attempt_vanishes(self, data: st.DataObject) -> None:
+        """What the site was not yet recorded to have taken would be started again under its number."""
+        known = [
+            (job_id, number)
+            for job_id, job in self.model.items()
+            for number in job.site
+            if number != job.attempt or job.work not in ("waiting", "claimed")
+        ]
+        if not known:
+            return
+        job_id, number = data.draw(st.sampled_from(known))
+        self.reappear[job_id, number] = self.runner.vanish(job_id, number)
+        self.model[job_id].vanished[number] = self.model[job_id].site.pop(number)
+
+    @step("turn", 2, data=DATA)
+    def attempt_reappears(self, data: st.DataObject) -> None:
+        hidden = [
+            (job_id, number)
+            for job_id, job in self.model.items()
+            for number in job.vanished
+            if number not in job.site
+        ]
+        if not hidden:
+            return
+        job_id, number = data.draw(st.sampled_from(hidden))
+        self.reappear[job_id, number]()
+        self.model[job_id].site[number] = self.model[job_id].vanished.pop(number)
+
     @step("turn", 2, job=JOB, number=st.integers(1, 2), done=st.integers(0, 3))
     def progress(self, job: str, number: int, done: int) -> None:
         answer = self._agent(job, number, "progress", {"done": done, "of": 3})
@@ -513,8 +546,8 @@ class System(RuleBasedStateMachine):
         answer = self._agent(job, 1, "manifest", {"version": 1}, token=agent_token(b"other" * 8, job, 1))
         assert answer.status_code == 401
 
-    def _hand_in(self, job_id: str, number: int) -> bool:
-        """Whether the manifest was taken; it is taken from whom the job still belongs to."""
+    def _hand_in(self, job_id: str, number: int) -> None:
+        """The manifest is taken from whom the job still belongs to."""
         self.objects.put(f"jobs/{job_id}/{number}/results/result.txt", b"result")
         manifest = {
             "version": 1,
@@ -535,7 +568,8 @@ class System(RuleBasedStateMachine):
         }
         answer = self._agent(job_id, number, "manifest", manifest)
         assert answer.status_code == self.model[job_id].door(number), answer.text
-        return answer.status_code == 204
+        if answer.status_code == 204:
+            self.model[job_id].manifests.add(number)
 
     def _agent(self, job_id: str, number: int, verb: str, body: Any, token: str = "") -> TestResponse:
         token = token or agent_token(SECRET, job_id, number)
@@ -547,6 +581,8 @@ class System(RuleBasedStateMachine):
     def look(self, new: bool) -> None:
         if new:
             self.watcher = self._new_watcher()
+            for job in self.model.values():
+                job.missing = None
         lease = self.store.lease("watcher:local", "watcher", 1000)
         assert lease is not None
         self.watcher.look(lease)
@@ -609,6 +645,14 @@ class System(RuleBasedStateMachine):
         assert len(set(self.site.runs)) == len(self.site.runs), "an attempt's code was started twice"
 
     @invariant()
+    def the_store_knows_what_the_site_was_given(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        wanted = {(job_id, job.attempt): True for job_id, job in self.model.items() if job.work == "active"}
+        unwanted = {(job_id, number): False for job_id, job in self.model.items() for number in job.unwanted}
+        assert self.store.given("local") == unwanted | wanted
+
+    @invariant()
     def slots_are_counted(self) -> None:
         if hasattr(self, "model") and isinstance(self.store, RedisStore):
             used = int(self.store.client.hget("uws:u:local", "jobs") or 0)
@@ -641,7 +685,9 @@ def _check(kind: str, redis_servers: Callable[[str], str], **how: Any) -> None:
 
 
 @pytest.mark.timeout(300)  # mostly for finding the smallest example of a failure
-@pytest.mark.covers("3:stateful", "3:uws-transitions", "UWS-24", "UWS-25", "UWS-26", "UWS-29")
+@pytest.mark.covers(
+    "3:stateful", "3:lost-attempt", "3:uws-transitions", "UWS-24", "UWS-25", "UWS-26", "UWS-29"
+)
 @pytest.mark.parametrize("kind", ["memory", *PROGRAMS])
 def test_server_and_model_agree(kind: str, redis_servers: Callable[[str], str]) -> None:
     """The same examples in every run, so that a failure is the change's."""

@@ -249,3 +249,11 @@ def test_what_the_client_reads_from_the_environment_does_not_refuse_the_start() 
     read = {name for text in texts for name in re.findall(r"UWS_[A-Z_]+", text)}
     assert "UWS_SERVER" in read
     assert read <= KEYS_OF_OTHERS
+
+
+@pytest.mark.covers("3:lost-attempt")
+def test_a_claim_in_flight_can_never_count_as_lost() -> None:
+    options = {"sites.local.lost_after": 60, "jobs.claim_seconds": 60}
+    with pytest.raises(BadConfig, match=r"sites\.local\.lost_after is 60 and jobs\.claim_seconds 60"):
+        load(environment={}, options=options)
+    assert load(environment={}, options={**options, "jobs.claim_seconds": 59}).sites["local"].lost_after == 60

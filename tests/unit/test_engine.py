@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runners.base import Cause, Outcome
+from runners.base import Cause, Outcome, State, Unreachable
 from tests.engine import NOBODY, Engine
 from uws_server.domain.errors import BadRequest, NotFound
 from uws_server.domain.events import AbortRequested, advance
@@ -336,6 +336,141 @@ def test_what_the_site_runs_of_unknown_jobs_is_left_alone(engine: Engine) -> Non
     assert engine.site.attempts
 
 
+def pass_time(engine: Engine, seconds: int) -> None:
+    """Time passes, and the watcher looks before its lease lapses."""
+    for _ in range(seconds // 5):
+        engine.now += 5000
+        engine.look()
+
+
+@pytest.mark.covers("3:lost-attempt")
+def test_an_attempt_that_its_site_forgot_is_lost_after_a_while(engine: Engine) -> None:
+    job_id = started(engine)
+    reappear = engine.runner.vanish(job_id, 1)
+    engine.look()
+    pass_time(engine, 300)
+    assert (engine.job(job_id).attempt, engine.job(job_id).workload) == (1, Workload.ACTIVE)
+    pass_time(engine, 60)
+    job = engine.job(job_id)
+    assert (job.phase, job.attempt, job.workload) == (Phase.EXECUTING, 2, Workload.WAITING)
+    assert "site local has not known of it for 300 s" in job.reason
+    engine.work()
+    engine.runner.run(job_id, 2)
+    reappear()
+    engine.look()
+    assert "may have run twice" in engine.job(job_id).reason
+    engine.look()
+    assert list(engine.site.attempts) == [(job_id, 2)]  # the first was stopped, and then forgotten
+    engine.hand_in(engine.job(job_id), {"table": b"x"})
+    engine.runner.end(job_id, 2)
+    engine.look()
+    done = engine.job(job_id)
+    assert (done.phase, len(done.results)) == (Phase.COMPLETED, 1)
+    assert "may have run twice" in done.reason
+    pass_time(engine, 60)
+    assert engine.store.given("local") == {}
+
+
+@pytest.mark.covers("3:lost-attempt")
+def test_losing_sight_of_an_attempt_counts_as_an_attempt(engine: Engine) -> None:
+    job_id = started(engine)
+    engine.hand_in(engine.job(job_id), {"half": b"x"})
+    engine.runner.lose(job_id, 1)
+    engine.look()
+    engine.work()
+    engine.hand_in(engine.job(job_id), {"half": b"x"})
+    reappear = engine.runner.vanish(job_id, 2)
+    pass_time(engine, 420)
+    job = engine.job(job_id)
+    assert job.error is not None
+    assert (job.phase, job.error.transient, job.workload) == (Phase.ERROR, True, Workload.NONE)
+    assert [result.id for result in job.results] == ["half"]
+    reappear()
+    engine.look()
+    engine.look()
+    assert not engine.site.attempts
+    assert engine.site.runs == [(job_id, 1)]
+
+
+@pytest.mark.covers("3:lost-attempt")
+def test_what_is_only_heard_of_as_a_name_is_missing(engine: Engine) -> None:
+    """A directory that a worker, paused long ago, makes and then does not start anything in."""
+    job_id = started(engine)
+    found = engine.site.attempts[job_id, 1]
+    found.seen = replace(found.seen, state=State.UNSTARTED)
+    pass_time(engine, 420)
+    assert engine.job(job_id).attempt == 2
+
+
+@pytest.mark.covers("3:lost-attempt")
+def test_a_site_that_does_not_answer_loses_nothing(engine: Engine) -> None:
+    job_id = started(engine)
+    reappear = engine.runner.vanish(job_id, 1)
+    pass_time(engine, 240)
+    engine.runner.unreachable = "connection refused"
+    for _ in range(100):
+        with pytest.raises(Unreachable):
+            pass_time(engine, 5)
+    engine.runner.unreachable = ""
+    pass_time(engine, 300)  # counted from the first answer
+    reappear()
+    pass_time(engine, 420)
+    assert engine.job(job_id).attempt == 1
+
+
+@pytest.mark.covers("3:lost-attempt")
+def test_a_watcher_that_was_away_has_not_seen_that_anything_was_missing(engine: Engine) -> None:
+    job_id = started(engine)
+    engine.runner.vanish(job_id, 1)
+    engine.look()
+    engine.now += 3600_000  # its lease has lapsed
+    engine.look()
+    assert engine.job(job_id).attempt == 1
+    pass_time(engine, 240)
+    stale = engine.lease("watcher:local", "watcher a")
+    engine.now += 60_000
+    other = engine.another_watcher("watcher b")
+    other.look(engine.lease("watcher:local", "watcher b"))
+    assert engine.job(job_id).attempt == 1
+    engine.now += 60_000
+    with pytest.raises(FencedOff):
+        engine.watcher.look(stale)  # five minutes by its own clock
+    assert engine.job(job_id).attempt == 1
+
+
+@pytest.mark.covers("3:lost-attempt")
+def test_what_a_worker_is_starting_is_not_missing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = engine.submit()
+    monkeypatch.setattr(engine.runner, "start", _raising(SystemExit))
+    with pytest.raises(SystemExit):
+        engine.work()
+    pass_time(engine, 600)
+    assert (engine.job(job.id).attempt, engine.job(job.id).workload) == (1, Workload.CLAIMED)
+
+
+@pytest.mark.covers("3:lost-attempt")
+def test_what_is_left_of_a_job_deleted_while_nobody_watched_is_forgotten(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = started(engine)
+    engine.jobs.delete(NOBODY, "script", job_id)
+    engine.work()
+    monkeypatch.setattr(engine.runner, "forget", _raising(SystemExit))
+    with pytest.raises(SystemExit):
+        engine.look()
+    monkeypatch.undo()
+    for _ in range(3):
+        engine.now += LINKS_LIVE
+        engine.reconcile()
+    assert engine.store.get(job_id) is None
+    assert engine.site.attempts
+    engine.watcher = engine.another_watcher("watcher a")
+    engine.look()
+    assert not engine.site.attempts
+    pass_time(engine, 60)
+    assert engine.store.given("local") == {}
+
+
 def test_a_store_that_fails_in_between_costs_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = started(engine)
     engine.hand_in(engine.job(job_id))
@@ -426,9 +561,7 @@ def test_a_refused_change_leaves_the_upload_as_it_was(engine: Engine) -> None:
     before = engine.job(job.id)
     junk = (Parameter("nonsense", "1"), Parameter("script", "other.py"))
     with pytest.raises(BadRequest, match="nonsense"):
-        engine.jobs.set_parameters(
-            NOBODY, "script", job.id, junk, {"script": Content([b"other"], "text/x-python")}
-        )
+        engine.jobs.set_parameters(job, junk, {"script": Content([b"other"], "text/x-python")})
     assert engine.job(job.id) == before
     assert b"".join(engine.jobs.parameter_content(job, job.parameters[0])) == b"print('hello')\n"
 
@@ -494,7 +627,7 @@ def test_resources_are_counted_of_the_parameters_that_are_run(
 
     def meanwhile_larger(before: Job, after: Job, lease: Lease | None = None) -> bool:
         monkeypatch.undo()
-        engine.jobs.set_parameters(NOBODY, "script", job.id, (Parameter("CPU", "4"),))
+        engine.jobs.set_parameters(job, (Parameter("CPU", "4"),))
         return change(before, after, lease)
 
     monkeypatch.setattr(engine.store, "change", meanwhile_larger)

@@ -206,7 +206,7 @@ class Launched:
         """The same phase; a lapsed claim that was good after all leaves the line again."""
         if not _current(job, self.attempt) or job.workload not in (Workload.CLAIMED, Workload.WAITING):
             return job
-        return _next(job, workload=Workload.ACTIVE, reason="")
+        return _next(job, workload=Workload.ACTIVE, reason=_doubt(job))
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,10 +235,17 @@ class Started:
         if not _current(job, self.attempt) or job.begun is not None:
             return job
         if job.phase is Phase.EXECUTING:
-            return _next(job, begun=self.at, reason="", workload=Workload.ACTIVE)
+            return _next(job, begun=self.at, reason=_doubt(job), workload=Workload.ACTIVE)
         if not allows(job.phase, Phase.EXECUTING):
             return job
-        return _to(job, Phase.EXECUTING, started=self.at, begun=self.at, reason="", workload=Workload.ACTIVE)
+        return _to(
+            job,
+            Phase.EXECUTING,
+            started=self.at,
+            begun=self.at,
+            reason=_doubt(job),
+            workload=Workload.ACTIVE,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,9 +298,11 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True)
 class AttemptLost:
-    """The infrastructure broke the attempt off, and it is proved ended.
+    """The infrastructure broke the attempt off.
 
     Up to ``attempts`` there is another one; then the job fails with ``error`` and keeps ``results``.
+    ``proved``: it is known to have ended. Else its site has long not known of it, and the next attempt is
+    started at the risk that the code runs twice, which the job then says of itself (design rule 6).
     """
 
     attempt: int
@@ -302,6 +311,7 @@ class AttemptLost:
     attempts: int
     results: tuple[Result, ...] = ()
     logs: LogSizes = None
+    proved: bool = True
 
     def after(self, job: Job, now: Instant) -> Job:
         """In line for the next attempt in the same phase (design rule 5a), or ERROR."""
@@ -317,6 +327,7 @@ class AttemptLost:
             lapses=0,
             begun=None,
             progress=None,
+            unproved=job.unproved if self.proved else self.attempt,
             reason=f"attempt {self.attempt} was lost ({self.error.message}); attempt {following} follows",
         )
 
@@ -352,8 +363,12 @@ def _current(job: Job, attempt: int) -> bool:
 
 def _ending(job: Job) -> Workload:
     # What waits has nothing to stop; what a worker has touched must be proved gone first.
-    touched = job.workload.holds_slot or (job.workload is Workload.WAITING and job.lapses)
-    return Workload.STOPPING if touched else Workload.NONE
+    return Workload.STOPPING if job.touched else Workload.NONE
+
+
+def _doubt(job: Job) -> str:
+    """What is said of the attempt once there is no other reason to tell."""
+    return f"the code may have run twice: nobody saw attempt {job.unproved} end" if job.unproved else ""
 
 
 def _next(job: Job, **changes: Any) -> Job:
@@ -377,5 +392,5 @@ def _ended(
         logs=event.logs,
         error=error,
         workload=Workload.NONE,
-        reason="",
+        reason=_doubt(job),
     )

@@ -105,6 +105,7 @@ class Job:
     workload: Workload = Workload.NONE
     attempt: int = 0
     lapses: int = 0  # claims of this attempt that lapsed: a worker may have started it all the same
+    unproved: int = 0  # the last attempt that was given up although nobody saw it end
     cpu_milli: int = 1000
     memory_bytes: int = 0
     reason: str = ""
@@ -119,6 +120,11 @@ class Job:
     def finalising(self) -> bool:
         """Whether results may still appear although the phase is final (design rule 4)."""
         return self.phase.final and self.workload is not Workload.NONE
+
+    @property
+    def touched(self) -> bool:
+        """Whether its site may have something of the current attempt: a worker has had it in hand."""
+        return self.workload.holds_slot or (self.workload is Workload.WAITING and self.lapses > 0)
 
     @property
     def prefix(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -176,6 +176,17 @@ class JobStore(Protocol):
 
     def waiting(self, site: str) -> int:
         """How many owners have jobs in the site's waiting lines; 0 = nothing to start."""
+
+    def given(self, site: str) -> dict[tuple[str, int], bool]:
+        """The attempts (job id, number) that a site was given and may still have.
+
+        True for those that are wanted there: the site took them, and their end is not recorded. False for
+        those that are over or to end, until they are `forgotten`. Kept by the same call as the change of the
+        job; grows with what the site has, never with stored jobs.
+        """
+
+    def forgotten(self, site: str, attempts: Collection[tuple[str, int]]) -> None:
+        """Note that a site has nothing of these attempts any more."""
 
     def lease(self, name: str, holder: str, seconds: float) -> Lease | None:
         """Take or renew a lease; None while another holder has it."""

@@ -1,16 +1,19 @@
 """What the job store keeps in Redis, and under which names, all of them below ``uws:``.
 
-j:{id} s:{id} o:{id}         hash, spec and outcome of a job (see `records`)
-n:{id}                       what the running attempt has stored, by digests of the names
-l:{service}:{owner}:{phase}  ids by creation: what lists are made of
-w:{site}:{owner}             a waiting line: ids by when they were queued
-e:{site}                     owners with a waiting line, by the turn they last had
-t:{site} turn:{site}         the last turn of every owner, and the counter of turns
-u:{site}                     use of the site: attempts, cpu, memory
-due:…                        the time-ordered indexes of `Due`
-i:{digest}                   idempotency keys
-lease:{name} fence           leases and the counter of their fences
-events                       the event stream, its length bounded
+    j:{id} s:{id} o:{id}         hash, spec and outcome of a job (see `records`)
+    n:{id}                       what the running attempt has stored, by digests of the names
+    l:{service}:{owner}:{phase}  ids by creation: what lists are made of
+    w:{site}:{owner}             a waiting line: ids by when they were queued
+    e:{site}                     owners with a waiting line, by the turn they last had
+    t:{site} turn:{site}         the last turn of every owner, and the counter of turns
+    u:{site}                     use of the site: attempts, cpu, memory
+    a:{site}                     attempts that a site was given: 1 wanted there, 0 not any more
+    due:…                        the time-ordered indexes of `Due`
+    i:{digest}                   idempotency keys
+    lease:{name} fence           leases and the counter of their fences
+    events                       the event stream, its length bounded
+
+Owners are written as `member` says.
 """
 
 from __future__ import annotations
@@ -79,6 +82,16 @@ def turn(site: str) -> str:
 def use(site: str) -> str:
     """What of a site is in use."""
     return f"{PREFIX}u:{site}"
+
+
+def given(site: str) -> str:
+    """The attempts that a site was given and may still have; see `attempt`."""
+    return f"{PREFIX}a:{site}"
+
+
+def attempt(job_id: str, number: int) -> str:
+    """An attempt among those that a site was given."""
+    return f"{job_id}.{number}"
 
 
 def due(what: Due, site: str = "") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from urllib.parse import quote
 
@@ -41,6 +41,7 @@ class MemoryStore:
         self._claims: dict[str, Instant] = {}
         self._served: dict[tuple[str, str], int] = {}
         self._turn = 0
+        self._unwanted: dict[str, set[tuple[str, int]]] = {}
         self._leases: dict[str, tuple[Lease, Instant]] = {}
         self._fence = 0
         self._events: list[JobEvent] = []
@@ -110,6 +111,10 @@ class MemoryStore:
 
     def _put(self, before: Job | None, after: Job) -> None:
         self._jobs[after.id] = after
+        if before and before.touched:
+            ending = after.workload in (Workload.NONE, Workload.STOPPING)
+            if ending or before.attempt != after.attempt:
+                self._unwanted.setdefault(before.site, set()).add((before.id, before.attempt))
         if after.workload is not Workload.CLAIMED:
             self._claims.pop(after.id, None)
         if after.workload is Workload.NONE or (before and before.attempt != after.attempt):
@@ -248,6 +253,18 @@ class MemoryStore:
         with self._guard:
             waiting = [job for job in self._jobs.values() if job.workload is Workload.WAITING]
         return len({job.owner for job in waiting if job.site == site})
+
+    def given(self, site: str) -> dict[tuple[str, int], bool]:
+        """See `JobStore.given`."""
+        with self._guard:
+            active = [j for j in self._jobs.values() if j.site == site and j.workload is Workload.ACTIVE]
+            unwanted = dict.fromkeys(self._unwanted.get(site, ()), False)
+            return unwanted | {(job.id, job.attempt): True for job in active}
+
+    def forgotten(self, site: str, attempts: Collection[tuple[str, int]]) -> None:
+        """See `JobStore.forgotten`."""
+        with self._guard:
+            self._unwanted.get(site, set()).difference_update(attempts)
 
     def _held(self, name: str) -> Lease | None:
         lease, until = self._leases.get(name, (None, 0))

@@ -63,6 +63,7 @@ def _moves(before: Job | None, after: Job) -> Iterator[Command]:
         and (after.workload is Workload.NONE or before.attempt != after.attempt)
     ):
         yield "DEL", keys.counts(after.id)
+    yield from _given(before, after)
     for what, then, at in (
         (Due.DESTRUCTION, _destruction(before), _destruction(after)),
         (Due.DEADLINE, _deadline(before), _deadline(after)),
@@ -99,6 +100,16 @@ def _entering(workload: Workload, job: Job) -> Iterator[Command]:
         yield "HINCRBY", keys.use(job.site), "jobs", sign
         yield "HINCRBY", keys.use(job.site), "cpu", sign * job.cpu_milli
         yield "HINCRBY", keys.use(job.site), "memory", sign * job.memory_bytes
+
+
+def _given(before: Job | None, after: Job) -> Iterator[Command]:
+    """What the site has been given, and what of it is no longer wanted there."""
+    site = keys.given(after.site)
+    same = before is not None and before.attempt == after.attempt
+    if before and before.touched and not (same and after.workload not in (Workload.NONE, Workload.STOPPING)):
+        yield "ZADD", site, 0, keys.attempt(before.id, before.attempt)
+    if after.workload is Workload.ACTIVE and not (same and before and before.workload is Workload.ACTIVE):
+        yield "ZADD", site, 1, keys.attempt(after.id, after.attempt)
 
 
 def _destruction(job: Job | None) -> Instant | None:

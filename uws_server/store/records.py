@@ -41,6 +41,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "workload": ("w", _WORKLOADS.__getitem__),
     "attempt": ("n", int),
     "lapses": ("l", int),
+    "unproved": ("y", int),
     "cpu_milli": ("k", int),
     "memory_bytes": ("m", int),
     "template": ("t", str),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
@@ -69,6 +69,11 @@ def _readable(job_id: str, written: dict[str, str], *texts: str | None) -> Job |
     except records.Unreadable:
         log.exception("one record is passed over")
         return None
+
+
+def _attempt(entry: str) -> tuple[str, int]:
+    job_id, _, number = entry.rpartition(".")
+    return job_id, int(number)
 
 
 class RedisStore:
@@ -195,7 +200,7 @@ class RedisStore:
         """See `JobStore.claim`."""
         lines = keys.owners(site), keys.use(site), keys.due(Due.CLAIM), keys.turns(site), keys.turn(site)
         room = capacity.jobs, capacity.cpu_milli, capacity.memory_bytes
-        words = [keys.lines(site), keys.JOBS, *room, int(seconds * 1000), _OWNERS_LOOKED_AT]
+        words: list[str | int] = [keys.lines(site), keys.JOBS, *room, int(seconds * 1000), _OWNERS_LOOKED_AT]
         with _reached():
             claimed: str | None = self._claim(lines, words)
         return claimed
@@ -233,6 +238,18 @@ class RedisStore:
         """See `JobStore.waiting`."""
         with _reached():
             return int(self.client.zcard(keys.owners(site)))
+
+    def given(self, site: str) -> dict[tuple[str, int], bool]:
+        """See `JobStore.given`."""
+        with _reached():
+            found: Any = self.client.zrange(keys.given(site), 0, -1, withscores=True)
+        return {_attempt(entry): bool(wanted) for entry, wanted in found}
+
+    def forgotten(self, site: str, attempts: Collection[tuple[str, int]]) -> None:
+        """See `JobStore.forgotten`."""
+        if attempts:
+            with _reached():
+                self.client.zrem(keys.given(site), *(keys.attempt(*attempt) for attempt in attempts))
 
     # -- leases and events ---------------------------------------------------------------------------
 
