@@ -164,6 +164,24 @@ def test_the_same_idempotency_key_gives_the_same_job(client: Client) -> None:
     assert client.post("/stack/async", headers={"Idempotency-Key": "a b"}).status_code == 400
 
 
+@covers("3:idempotency-key", "UWS-68")
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_request_repeated_after_its_job_was_deleted_is_refused(
+    client: Client, world: World, forgotten: bool
+) -> None:
+    """At first the record of a deleted job is still there, then it is not: the client sees no difference."""
+    headers = {"Idempotency-Key": "k-1"}
+    path = client.create(data={"scale": "1"}, headers=headers)
+    client.delete(path)
+    job_id = path.rpartition("/")[2]
+    if forgotten:
+        world.store.cleared(job_id, world.store.get(job_id), forget=True)
+    repeated = client.post("/stack/async", data={"scale": "1"}, headers=headers)
+    assert repeated.status_code == 409
+    assert "deleted" in repeated.text
+    assert client.json("/stack/async")["jobs"] == []
+
+
 @covers("UWS-09", "VOSI-04")
 def test_a_draining_server_takes_no_new_jobs(client: Client, world: World) -> None:
     path = client.create()

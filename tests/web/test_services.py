@@ -93,7 +93,7 @@ def test_the_openapi_document_is_valid_and_covers_every_route(world: World, clie
     routes = {
         rule.rule
         for rule in world.app().url_map.iter_rules()
-        if rule.endpoint.startswith(("jobs.", "results.", "sync.start"))
+        if rule.endpoint.startswith(("jobs.", "job.", "parameters.", "results.", "sync.start"))
     }
     for route in routes - {"/<service>/async/<job_id>/parameters/<path:name>"}:
         path = (

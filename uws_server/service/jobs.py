@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -27,8 +28,9 @@ from uws_server.domain.job import Job, Parameter, Upload
 from uws_server.domain.phase import LISTED, Phase
 from uws_server.domain.runspec import Resources
 from uws_server.service.changes import Changes, Clock
+from uws_server.service.notebooks import readable
 from uws_server.service.waiting import Waiting
-from uws_server.storage.base import NotStored, ObjectStore
+from uws_server.storage.base import NotStored, ObjectStore, StorageUnavailable
 from uws_server.store.base import Capacity, JobStore, KeyReused, ReservationLapsed, Selection
 
 _RESERVED = 3600_000
@@ -53,10 +55,14 @@ class Site(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Content of one inline upload, as it comes in."""
+    """Content of one inline upload. ``size`` in bytes, None while it is still on its way to us.
+
+    ``chunks`` can be gone through again where the size is known, and once where it is not.
+    """
 
     chunks: Iterable[bytes]
     media_type: str
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +129,25 @@ class Jobs:
         """
         template = self._catalog.get(service)
         self._check_size(request.parameters)
-        job_id = self._new_id()
         parameters = self._named(template, request.parameters)
-        if request.uploads:
-            # Noted first: content that no job comes to is cleared away by the reconciler.
-            self._store.reserve(job_id, self._store.now() + _RESERVED)
-        try:
-            if request.uploads:
-                parameters = self._store_uploads(job_id, template, parameters, request.uploads)
+        self._check_before(template, "", parameters, request.uploads)
+        job_id = self._new_id()
+        if not request.uploads:
             return self._commit(caller, template, job_id, parameters, request)
+        # Noted first: content that no job comes to is cleared away by the reconciler.
+        self._store.reserve(job_id, self._store.now() + _RESERVED)
+        try:
+            parameters = self._store_uploads(job_id, template, parameters, request.uploads)
+            if _streamed(request.uploads):
+                self._check(template, job_id, parameters)
+            stored = self._commit(caller, template, job_id, parameters, request)
         except Refused:
             # Certainly no job. Where it is not known, because the store did not answer, nothing is removed.
-            if request.uploads:
-                self._objects.delete(f"jobs/{job_id}")
+            self._objects.delete(f"jobs/{job_id}")
             raise
+        if stored.id != job_id:
+            self._objects.delete(f"jobs/{job_id}")
+        return stored
 
     def _commit(
         self,
@@ -160,19 +171,21 @@ class Jobs:
             else self._destruction(template, request.destruction, now),
             template=template.digest,
         )
-        self._check(template, job.id, parameters)
-        wish = self._run(template, job)  # refused now, not when it is to run
         if request.run:
-            job = replace(advance(job, wish, now), version=1)
+            job = replace(advance(job, self._run(template, job), now), version=1)
         fingerprint = _fingerprint(template.name, request, parameters) if request.idempotency_key else ""
         try:
             stored = self._store.create(job, request.idempotency_key, fingerprint)
         except KeyReused:
-            raise Conflict(
-                f"the Idempotency-Key {request.idempotency_key[:64]!r} was used for another request"
-            ) from None
+            stored = None
         except ReservationLapsed:
             raise Unavailable("the files took too long to come; send the job again") from None
+        if stored is None or stored.deleted:
+            # A request that is repeated late must not bring back what was deleted, nor run it again.
+            raise Conflict(
+                f"the Idempotency-Key {request.idempotency_key[:64]!r} was used for another request, "
+                "or for a job that is deleted since"
+            )
         if stored.id == job.id:
             self._changes.follow(None, job)
         return stored
@@ -197,6 +210,27 @@ class Jobs:
     def _named(self, template: Template, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
         return tuple(replace(parameter, name=template.canonical(parameter.name)) for parameter in parameters)
 
+    def _check_before(
+        self,
+        template: Template,
+        job_id: str,
+        parameters: tuple[Parameter, ...],
+        uploads: Mapping[str, Content],
+    ) -> None:
+        """Refuse what can be refused before any of the content is stored."""
+        coming = {template.canonical(name): content for name, content in uploads.items()}
+        expected = [
+            replace(parameter, upload=Upload(coming[parameter.name].size or 0, "", ""))
+            if parameter.name in coming
+            else parameter
+            for parameter in parameters
+        ]
+        if _streamed(uploads):
+            template.check(expected)
+        else:
+            self._check(template, job_id, expected, coming)
+        self._site_for(template, template.resources_of(expected))
+
     def _store_uploads(
         self,
         job_id: str,
@@ -204,33 +238,54 @@ class Jobs:
         parameters: tuple[Parameter, ...],
         uploads: Mapping[str, Content],
     ) -> tuple[Parameter, ...]:
+        """The parameters with what was stored for them; when one cannot be, none is."""
         stored: dict[str, Upload] = {}
-        for name, content in uploads.items():
-            canonical = template.canonical(name)
-            digest = hashlib.sha256()
-            key = f"{hashlib.sha256(canonical.encode()).hexdigest()[:16]}-{self._new_id()[-16:]}"
-            try:
-                entry = self._objects.put(
-                    _content_key(job_id, key),
-                    _hashed(content.chunks, digest),
-                    limit=self.limits.upload_bytes,
-                )
-            except ValueError:
-                raise TooLarge(
-                    f"the file for parameter {canonical!r} is larger than {self.limits.upload_bytes} bytes"
-                ) from None
-            stored[canonical] = Upload(entry.size, digest.hexdigest(), content.media_type, key)
+        try:
+            for name, content in uploads.items():
+                canonical = template.canonical(name)
+                stored[canonical] = self._store_upload(job_id, template, canonical, content)
+        except Refused:
+            self._remove(job_id, stored.values())
+            raise
         return tuple(
             replace(parameter, upload=stored.get(parameter.name, parameter.upload))
             for parameter in parameters
         )
 
-    def _check(self, template: Template, job_id: str, parameters: Sequence[Parameter]) -> None:
-        def content(name: str) -> bytes:
-            wanted = next(p for p in parameters if p.name == name and p.upload is not None)
-            return b"".join(self._objects.read(parameter_key(job_id, wanted)))
+    def _store_upload(self, job_id: str, template: Template, name: str, content: Content) -> Upload:
+        kind = template.find(name)
+        limit = self.limits.upload_bytes if kind is None else min(self.limits.upload_bytes, kind.max_bytes)
+        digest = hashlib.sha256()
+        key = f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{self._new_id()[-16:]}"
+        try:
+            entry = self._objects.put(_content_key(job_id, key), _hashed(content.chunks, digest), limit=limit)
+        except ValueError:
+            raise TooLarge(f"the file for parameter {name!r} is larger than {limit} bytes") from None
+        return Upload(entry.size, digest.hexdigest(), content.media_type, key)
 
-        template.check(parameters, content)
+    def _remove(self, job_id: str, uploads: Iterable[Upload]) -> None:
+        for upload in uploads:
+            self._objects.delete(_content_key(job_id, upload.key))
+
+    def _check(
+        self,
+        template: Template,
+        job_id: str,
+        parameters: Sequence[Parameter],
+        coming: Mapping[str, Content] | None = None,
+    ) -> None:
+        """Hold a job's parameters against its template; ``coming`` is content that is not stored yet."""
+
+        def notebook(name: str) -> bytes:
+            if coming and name in coming:
+                return readable(coming[name].chunks)
+            wanted = next(p for p in parameters if p.name == name and p.upload is not None)
+            try:
+                return readable(self._objects.read(parameter_key(job_id, wanted)))
+            except NotStored:
+                raise Unavailable(f"parameter {name!r} is being replaced just now; try again") from None
+
+        template.check(parameters, notebook)
 
     def _site_for(self, template: Template, resources: Resources) -> Site:
         """The site that the job goes to.
@@ -361,32 +416,55 @@ class Jobs:
         wish = self._destruction(self._catalog.get(service), at, self._clock())
         return self._changes.apply(job.id, DestructionChanged(wish))
 
+    def changeable(self, caller: Caller, service: str, job_id: str) -> Job:
+        """The job, if its parameters can be changed now: to be asked before any of them is read.
+
+        :raises Forbidden: it is somebody else's, or not PENDING.
+        """
+        job = self.get(caller, service, job_id)
+        advance(job, ParametersPut(()), self._clock())
+        return job
+
     def set_parameters(
         self,
-        caller: Caller,
-        service: str,
-        job_id: str,
+        job: Job,
         parameters: Sequence[Parameter],
         uploads: Mapping[str, Content] | None = None,
         run_id: str | None = None,
     ) -> Job:
-        """Add and replace parameters while PENDING; every other one stays as it is (UWS-61, UWS-62)."""
-        job = self.get(caller, service, job_id)
-        advance(job, ParametersPut(()), self._clock())  # refused before anything is stored
-        template = self._catalog.get(service)
+        """Add and replace parameters of a `changeable` job; every other one stays (UWS-61, UWS-62).
+
+        Content that is refused, and content that was replaced, is removed at once; what a crash leaves in
+        between goes with the job.
+        """
+        template = self._catalog.get(job.service)
         self._check_size(parameters)
         changed = self._named(template, parameters)
         if uploads:
+            self._check_before(template, job.id, merged(job.parameters, changed), uploads)
             changed = self._store_uploads(job.id, template, changed, uploads)
+        before = job
 
         def wish(found: Job) -> ParametersPut:
+            nonlocal before
+            before = self._visible(Caller(job.owner), job.service, job.id, found)
             everything = merged(found.parameters, changed)
             self._check_size(everything)
             self._check(template, found.id, everything)
             self._site_for(template, template.resources_of(everything))
             return ParametersPut(changed, run_id)
 
-        return self._changes.apply(job.id, wish)
+        try:
+            after = self._changes.apply(job.id, wish)
+        except Refused:
+            self._remove(job.id, _contents(changed).values())
+            raise
+        kept = _contents(after.parameters)
+        with suppress(StorageUnavailable):  # then it goes with the job
+            self._remove(
+                job.id, [was for key, was in _contents(before.parameters).items() if key not in kept]
+            )
+        return after
 
     def delete(self, caller: Caller, service: str, job_id: str) -> None:
         """The job vanishes at once; see `DeleteRequested`."""
@@ -406,6 +484,15 @@ def parameter_key(job_id: str, parameter: Parameter) -> str:
 
 def _content_key(job_id: str, key: str) -> str:
     return f"jobs/{job_id}/parameters/{key}"
+
+
+def _streamed(uploads: Mapping[str, Content]) -> bool:
+    """Whether some content can be looked at only once it is stored."""
+    return any(content.size is None for content in uploads.values())
+
+
+def _contents(parameters: Iterable[Parameter]) -> dict[str, Upload]:
+    return {parameter.upload.key: parameter.upload for parameter in parameters if parameter.upload}
 
 
 def _hashed(chunks: Iterable[bytes], digest: hashlib._Hash) -> Iterable[bytes]:

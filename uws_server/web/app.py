@@ -8,8 +8,11 @@ from werkzeug.routing import MapAdapter
 
 from uws_server.web import errors
 from uws_server.web.agent import agent_blueprint
+from uws_server.web.current import Current
 from uws_server.web.files import results_blueprint
-from uws_server.web.jobs import JobResources
+from uws_server.web.job import JobResources
+from uws_server.web.job_list import job_list_blueprint
+from uws_server.web.job_parameters import parameters_blueprint
 from uws_server.web.own_machine import refuse_foreign_pages
 from uws_server.web.parts import Parts
 from uws_server.web.services import services_blueprint
@@ -52,12 +55,14 @@ def create_app(parts: Parts) -> Flask:
     errors.register(app)
     if parts.own_machine:
         app.before_request(lambda: refuse_foreign_pages(request.environ))
-    resources = JobResources(parts)
-    app.register_blueprint(resources.blueprint())
+    current = Current(parts)
+    app.register_blueprint(job_list_blueprint(parts, current))
+    app.register_blueprint(JobResources(parts, current).blueprint())
+    app.register_blueprint(parameters_blueprint(parts, current))
     app.register_blueprint(results_blueprint(parts))
-    app.register_blueprint(sync_blueprint(parts, resources))
-    app.register_blueprint(vosi_blueprint(parts, resources.addresses))
-    app.register_blueprint(services_blueprint(parts, resources.addresses))
+    app.register_blueprint(sync_blueprint(parts, current))
+    app.register_blueprint(vosi_blueprint(parts, current.addresses))
+    app.register_blueprint(services_blueprint(parts, current.addresses))
     app.register_blueprint(agent_blueprint(parts))
     app.register_blueprint(storage_blueprint(parts.objects, parts.links))
     return app

@@ -9,14 +9,15 @@ from uws_server.domain.job import Job
 from uws_server.domain.phase import ACTIVE, Phase
 from uws_server.service.results import listed
 from uws_server.web.answers import redirect, text
+from uws_server.web.current import Current
 from uws_server.web.errors import refusal
-from uws_server.web.jobs import JobResources
+from uws_server.web.job_list import made
 from uws_server.web.parts import Parts
 
 _HOPS = 8  # some clients follow ten redirects and no more
 
 
-def sync_blueprint(parts: Parts, resources: JobResources) -> Blueprint:
+def sync_blueprint(parts: Parts, current: Current) -> Blueprint:
     """The synchronous side of every service."""
     blueprint = Blueprint("sync", __name__, url_prefix="/<service>/sync")
 
@@ -25,15 +26,15 @@ def sync_blueprint(parts: Parts, resources: JobResources) -> Blueprint:
         if request.method == "HEAD":
             parts.catalog.get(service)
             return text("")  # asking about the address starts nothing
-        job = resources.made(service, run=True)
-        return redirect(f"{resources.addresses().service(service)}/sync/{job.id}")
+        job = made(parts, current, service, run=True)
+        return redirect(f"{current.addresses().service(service)}/sync/{job.id}")
 
     @blueprint.route("/<job_id>", methods=["GET"], provide_automatic_options=False)
     def follow(service: str, job_id: str) -> Response:
         hops = _hops(request.args.get("HOP", "0"))
         seconds = 0.0 if request.method == "HEAD" else parts.bounds.wait_seconds
-        job = parts.jobs.wait(resources.caller(), service, job_id, seconds)
-        addresses = resources.addresses()
+        job = parts.jobs.wait(current.caller(), service, job_id, seconds)
+        addresses = current.addresses()
         if job.phase is Phase.COMPLETED:
             return redirect(addresses.result(service, job.id, _main(job, parts)))
         if job.phase not in ACTIVE:

@@ -14,7 +14,9 @@ from uws_server.web.errors import TooSlow
 from uws_server.web.parts import Bounds
 
 CHUNK = 64 * 1024
-_TURN = 4 * 1024**2  # bytes of a body that comes as fast as it is read, after which others get their turn
+TURN = 4 * 1024**2
+"""Bytes of a body that comes as fast as it is read, or is read again, after which others get their turn."""
+
 _YIELD = 0.001  # s; with 0 gevent would look at who is ready already, and at no connection
 
 
@@ -41,7 +43,7 @@ def chunks(request: Request, limit: int, bounds: Bounds) -> Iterator[bytes]:
         chunk = _next(request, stream.read, bounds.patience)
         if not chunk:
             break
-        if received // _TURN < (received + len(chunk)) // _TURN:
+        if received // TURN < (received + len(chunk)) // TURN:
             others_turn()
         received += len(chunk)
         if received > limit:

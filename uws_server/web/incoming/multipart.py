@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from tempfile import SpooledTemporaryFile
 
-from flask import Request
 from werkzeug.exceptions import RequestEntityTooLarge as MultipartTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from uws_server.domain.errors import BadRequest, TooLarge
 from uws_server.service.jobs import Limits
-from uws_server.web.incoming.body import CHUNK, chunks
+from uws_server.web.incoming.body import CHUNK
 from uws_server.web.incoming.references import referenced
 from uws_server.web.incoming.said import NOT_IN_NAME, Said, Sent, check_name
-from uws_server.web.parts import Bounds
 
 _IN_MEMORY = 256 * 1024
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}(?:\s*;\s*[\w-]{1,32}=[\w.+\"-]{1,64}){0,4}", re.ASCII)
 
 
-def read_multipart(
-    said: Said, request: Request, options: Mapping[str, str], limits: Limits, bounds: Bounds
-) -> None:
+def read_multipart(said: Said, pieces: Iterable[bytes], options: Mapping[str, str], limits: Limits) -> None:
     """Add what a multipart body says to ``said``: values to its pairs, files to what was sent.
 
     :raises BadRequest: it is malformed, a part comes twice, or a value is not UTF-8.
@@ -37,7 +33,7 @@ def read_multipart(
     form = _Form(said, limits)
     ended = False
     try:
-        for chunk in chunks(request, bounds.upload_bytes, bounds):
+        for chunk in pieces:
             decoder.receive_data(chunk)
             ended = form.take(decoder) or ended
         decoder.receive_data(None)

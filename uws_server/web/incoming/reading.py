@@ -16,7 +16,7 @@ from werkzeug.http import parse_options_header
 
 from uws_server.domain.errors import TooLarge, WrongType
 from uws_server.service.jobs import Limits
-from uws_server.web.incoming.body import whole
+from uws_server.web.incoming.body import chunks, whole
 from uws_server.web.incoming.documents import document_of, scalar
 from uws_server.web.incoming.multipart import read_multipart
 from uws_server.web.incoming.said import Said, check_name
@@ -29,10 +29,11 @@ JSON = "application/json"
 
 
 @contextmanager
-def reading(request: Request, limits: Limits, bounds: Bounds) -> Iterator[Said]:
+def reading(request: Request, limits: Limits, bounds: Bounds, files: bool = False) -> Iterator[Said]:
     """What a request with a body says: its query string first, then its body.
 
-    Files stay readable until the end of the ``with`` block.
+    Files stay readable until the end of the ``with`` block; ``files`` says whether there may be any that
+    count, so that the body may be as large as they are.
 
     :raises BadRequest: it cannot be understood.
     :raises TooLarge: too many bytes, or too many parameters.
@@ -45,7 +46,7 @@ def reading(request: Request, limits: Limits, bounds: Bounds) -> Iterator[Said]:
         if content_type.startswith(FORM):
             said.pairs += pairs_of(whole(request, bounds.body_bytes, bounds), limits.parameters)
         elif content_type:
-            _read_typed(said, request, content_type, limits, bounds)
+            _read_typed(said, request, content_type, limits, bounds, files)
         elif whole(request, bounds.body_bytes, bounds):
             raise WrongType(f"a body needs a Content-Type; taken are {FORM}, {MULTIPART} and {JSON}")
         if len(said.pairs) > limits.parameters:
@@ -64,10 +65,13 @@ def _names(said: Said) -> Iterator[str]:
         yield from inner
 
 
-def _read_typed(said: Said, request: Request, content_type: str, limits: Limits, bounds: Bounds) -> None:
+def _read_typed(
+    said: Said, request: Request, content_type: str, limits: Limits, bounds: Bounds, files: bool
+) -> None:
     media_type, options = parse_options_header(content_type)
     if media_type == MULTIPART:
-        read_multipart(said, request, options, limits, bounds)
+        pieces = chunks(request, bounds.upload_bytes if files else bounds.body_bytes, bounds)
+        read_multipart(said, pieces, options, limits)
     elif media_type == FORM:
         said.pairs += pairs_of(whole(request, bounds.body_bytes, bounds), limits.parameters)
     elif media_type == JSON:

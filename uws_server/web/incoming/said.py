@@ -9,7 +9,7 @@ from tempfile import SpooledTemporaryFile
 from typing import Any
 
 from uws_server.domain.errors import BadRequest
-from uws_server.web.incoming.body import CHUNK
+from uws_server.web.incoming.body import CHUNK, TURN, others_turn
 
 # C0 and C1 controls, surrogates, and what XML cannot hold at all.
 NOT_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -38,6 +38,8 @@ class Sent:
             self.file.seek(at)  # another part may have been read meanwhile
             chunk = self.file.read(min(CHUNK, end - at))
             at += len(chunk)
+            if (at - self.start) % TURN < len(chunk):
+                others_turn()
             yield chunk
 
 

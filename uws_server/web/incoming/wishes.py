@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from job_templates.template import Template
 from uws_server.domain.errors import BadRequest
 from uws_server.domain.instants import Instant
 from uws_server.domain.job import Parameter
@@ -71,7 +72,7 @@ def described(said: Said) -> tuple[tuple[Parameter, ...], dict[str, Content]]:
         if name in uploads:
             raise BadRequest(f"parameter {name!r} comes with two files")
         used.add(part)
-        uploads[name] = Content(sent, sent.media_type)
+        uploads[name] = Content(sent, sent.media_type, sent.size)
         parameters.append(Parameter(name, sent.filename or sent.name))
 
     for name, value in with_uploads(said.pairs):
@@ -116,3 +117,13 @@ def _from_json(members: Mapping[str, Any], repeated: Callable[[str], bool]) -> I
             if text.startswith(INLINE):
                 raise BadRequest(f"parameter {name!r} refers to a part, but a JSON body has none")
             yield Parameter(name, text)
+
+
+def may_repeat(template: Template) -> Callable[[str], bool]:
+    """Whether a parameter of a service may stand several times, so that a JSON list means that."""
+
+    def repeated(name: str) -> bool:
+        kind = template.find(name)
+        return kind is not None and kind.multiple and kind.type != "json"
+
+    return repeated
