@@ -6,9 +6,12 @@ import contextlib
 import os
 import secrets
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from http.client import HTTPResponse
+from urllib.parse import urlsplit
 
 from job_templates import catalog
 from runners import sites
@@ -16,11 +19,13 @@ from uws_server import redis_server
 from uws_server.config import BadConfig, Settings, load
 from uws_server.factory import Services
 from uws_server.redis_server import NoRedis
-from uws_server.storage.base import NotStored, StorageUnavailable
+from uws_server.storage.base import NotStored, ObjectStore, StorageUnavailable
 from uws_server.store.base import StoreUnavailable
 from uws_server.up.run import CannotStart, only_one, running
 
 _REDIS_SECONDS = 30.0
+_ANSWER_SECONDS = 20.0
+_LINK_SECONDS = 60
 
 
 class Grade(IntEnum):
@@ -143,3 +148,40 @@ def _examine_objects(services: Services) -> Iterator[Finding]:
             yield Finding(subject, "An object was written, read and removed.")
         else:
             yield Finding(subject, "an object that was written reads differently", Grade.BROKEN)
+        if urlsplit(services.settings.objects_url).scheme != "file":  # those links lead to our own web
+            yield from _examine_links(subject, services.objects)
+
+
+def _examine_links(subject: str, objects: ObjectStore) -> Iterator[Finding]:
+    """Whether the store takes the links that we sign: agents store by them, clients are sent to them."""
+    key = f"check/{secrets.token_hex(8)}"
+    content = secrets.token_bytes(1000)
+    try:
+        with _followed(objects.sign("PUT", key, _LINK_SECONDS, len(content)), content):
+            pass
+        with _followed(objects.sign("GET", key, _LINK_SECONDS)) as answer:
+            same = answer.read() == content
+        yield (
+            Finding(subject, "Signed links store and give objects.")
+            if same
+            else Finding(subject, "a signed link gives something else than was stored", Grade.BROKEN)
+        )
+        with _followed(objects.sign("GET", key, _LINK_SECONDS, public=True)) as answer:
+            answer.read()
+    except OSError as error:
+        # The link is a secret, and not in what urllib says.
+        sentence = f"a signed link does not work: {getattr(error, 'reason', error)}"
+        yield Finding(subject, sentence, Grade.BROKEN)
+    except StorageUnavailable as error:
+        yield Finding(subject, f"no link can be signed: {error}", Grade.BROKEN)
+    finally:
+        with contextlib.suppress(StorageUnavailable):
+            objects.delete(key)
+
+
+def _followed(link: str, content: bytes | None = None) -> HTTPResponse:
+    method = "GET" if content is None else "PUT"
+    request = urllib.request.Request(link, content, method=method)  # noqa: S310 - we made it
+    request.add_header("Content-Type", "application/octet-stream")
+    answer: HTTPResponse = urllib.request.urlopen(request, timeout=_ANSWER_SECONDS)  # noqa: S310
+    return answer

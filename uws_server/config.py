@@ -136,7 +136,8 @@ class Objects(_Section):
 
     url: str = Field(
         default="",
-        description="Such as `file:///srv/uws` or `s3://bucket/prefix`; empty: `objects` in the data directory.",
+        description="Such as `file:///srv/uws` or `s3://bucket/prefix`; "
+        "empty: `objects` in the data directory.",
     )
     endpoint: str = Field(
         default="",

@@ -111,12 +111,14 @@ class Services:
     @cached_property
     def objects(self) -> ObjectStore:
         """The object store."""
-        from uws_server.storage.open import open_store
+        from uws_server.storage.open import Cloud, open_store
 
+        set_ = self.settings.objects
+        cloud = Cloud(set_.endpoint, set_.public_endpoint, set_.region, set_.credentials_file)
         try:
-            return open_store(self.settings.objects_url, self.links, self.aside)
+            return open_store(self.settings.objects_url, self.links, self.aside, cloud)
         except ValueError as error:
-            raise BadConfig(f"objects.url: {error}") from error
+            raise BadConfig(f"objects: {error}") from error
 
     @cached_property
     def catalog(self) -> Catalog:

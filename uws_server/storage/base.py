@@ -89,9 +89,18 @@ class ObjectStore(Protocol):
     def delete(self, prefix: str) -> None:
         """Remove the object ``prefix`` and every object below it. Nothing there is no error."""
 
-    def sign(self, method: Literal["GET", "PUT"], key: str, seconds: int, limit: int | None = None) -> str:
+    def sign(
+        self,
+        method: Literal["GET", "PUT"],
+        key: str,
+        seconds: int,
+        limit: int | None = None,
+        *,
+        public: bool = False,
+    ) -> str:
         """A URL that permits ``method`` on this one key for ``seconds``, to whoever holds it.
 
         Where the store can enforce it, ``limit`` caps the length of what is PUT, in bytes, and a PUT
-        replaces nothing: a link lives longer than the word of who bought it.
+        replaces nothing: a link lives longer than the word of who bought it. ``public`` asks for a link
+        to where clients see the store.
         """

@@ -122,8 +122,16 @@ class FileStore:
                 _close(parent)
             self._prune(tuple(above))
 
-    def sign(self, method: Literal["GET", "PUT"], key: str, seconds: int, limit: int | None = None) -> str:
-        """See `ObjectStore.sign`."""
+    def sign(
+        self,
+        method: Literal["GET", "PUT"],
+        key: str,
+        seconds: int,
+        limit: int | None = None,
+        *,
+        public: bool = False,
+    ) -> str:
+        """See `ObjectStore.sign`; our own route is the same for all."""
         segments(key)
         return self._links.sign(method, key, seconds, limit)
 

@@ -63,8 +63,16 @@ class MemoryStore:
         for key in [key for key in list(self._objects) if key == prefix or key.startswith(below)]:
             self._objects.pop(key, None)
 
-    def sign(self, method: Literal["GET", "PUT"], key: str, seconds: int, limit: int | None = None) -> str:
-        """See `ObjectStore.sign`."""
+    def sign(
+        self,
+        method: Literal["GET", "PUT"],
+        key: str,
+        seconds: int,
+        limit: int | None = None,
+        *,
+        public: bool = False,
+    ) -> str:
+        """See `ObjectStore.sign`; our own route is the same for all."""
         segments(key)
         return self._links.sign(method, key, seconds, limit)
 

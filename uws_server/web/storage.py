@@ -6,8 +6,10 @@ is plain text of one sentence.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, request
 from werkzeug.datastructures import ETags, IfRange
@@ -18,7 +20,11 @@ from uws_server.service.results import Readable
 from uws_server.storage.base import Exists, NotStored, ObjectStore, StorageUnavailable, Stored, TooLong
 from uws_server.storage.links import ROUTE, BadLink, Links
 
+if TYPE_CHECKING:
+    from gevent.threadpool import ThreadPool
+
 _CHUNK = 256 * 1024
+_THREADS = 64  # steps that wait at once; one more waits for one of them
 # What a user stored must not run in a browser with our origin, whatever it is.
 _SANDBOX = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"}
 
@@ -135,10 +141,18 @@ def _refusal(status: int, sentence: str) -> Response:
 
 
 def beside_greenlets(step: Callable[[], None]) -> None:
-    """Run a step that waits for the disk in a thread of gevent's, so that other requests go on."""
-    from gevent import get_hub
+    """Run a step that waits for a disk or an object store in a thread, so that other requests go on.
 
-    get_hub().threadpool.apply(step)
+    The threads are not gevent's own: a store that hangs would take those from everything else.
+    """
+    _threads().apply(step)
+
+
+@functools.cache
+def _threads() -> ThreadPool:
+    from gevent.threadpool import ThreadPool
+
+    return ThreadPool(_THREADS)
 
 
 def _verify(links: Links, key: str) -> int | None:
