@@ -2,4 +2,10 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.plugins.covers", "tests.plugins.rules", "tests.redis_servers", "tests.s3_servers"]
+pytest_plugins = [
+    "tests.plugins.covers",
+    "tests.plugins.rules",
+    "tests.redis_servers",
+    "tests.s3_servers",
+    "tests.wrapper_program",
+]

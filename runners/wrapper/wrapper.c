@@ -161,9 +161,9 @@ static void put(int directory, const char *name, const char *text)
 
 /* -- the user's program ---------------------------------------------------------------------------- */
 
-static const int passed_on[] = {SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGTERM, SIGWINCH, SIGCONT,
-                                SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGURG, SIGTSTP, SIGTTIN,
-                                SIGTTOU, SIGSYS, SIGXCPU, SIGXFSZ};
+/* What somebody sends; not what the kernel says of the wrapper's own doings, as of too large a file. */
+static const int passed_on[] = {SIGHUP,  SIGINT, SIGQUIT,  SIGUSR1, SIGUSR2,
+                                SIGTERM, SIGPWR, SIGWINCH, SIGCONT, SIGTSTP};
 
 static int ends_programs(int sign)
 {

@@ -1,0 +1,152 @@
+"""Starts, observes and stops attempts as Kubernetes Jobs.
+
+Cost: one request to the API server for a start, one for a stop, one to forget; what happens to attempts comes
+by watches, three for each site.
+
+An attempt's code starts at most once although a Job may get more than one pod, and although a worker that was
+paused for long may create the Job of an attempt again: the agent asks the server at its door before it
+lets anything start, and the first pod to ask is the only one that ever may.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable
+
+from runners.base import Busy, Observation, Unrunnable, no_doubt
+from runners.kubernetes import manifest, seen
+from runners.kubernetes.cluster import Cluster, Document, Refused
+from runners.kubernetes.manifest import PodSettings
+from runners.kubernetes.mirror import Mirror
+from uws_server.domain.runspec import RunSpec
+
+_CONFLICT, _NOT_FOUND, _FORBIDDEN = 409, 404, 403
+_INVALID = (400, 413, 422)
+
+
+class KubernetesRunner:
+    """One namespace of one cluster, for one server instance."""
+
+    def __init__(self, cluster: Cluster, settings: PodSettings, relist_seconds: float = 60) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._relist = relist_seconds
+        self._jobs = f"/apis/batch/v1/namespaces/{settings.namespace}/jobs"
+        self._mirror: Mirror | None = None
+        self._lock = threading.Lock()
+
+    def start(
+        self, spec: RunSpec, agent_url: str, token: str, confirm: Callable[[], None] = no_doubt
+    ) -> None:
+        """Create the attempt's Job, unless it is there.
+
+        :raises Busy: the API server takes none just now, or a quota is reached.
+        :raises Unrunnable: it never will take this one.
+        """
+        try:
+            document = manifest.job(spec, self._settings, agent_url, token)
+        except ValueError as error:
+            raise Unrunnable(str(error)) from error
+        confirm()
+        try:
+            self._cluster.call("POST", self._jobs, document)
+        except Refused as error:
+            if error.status == _CONFLICT and error.reason == "AlreadyExists":
+                self._adopt(spec)
+            elif error.status in _INVALID:
+                raise Unrunnable(f"the cluster does not take the job: {error}") from error
+            else:  # 403 is a quota, as it is for rights that an operator may still give; 409, 429, 5xx pass
+                raise Busy(f"the cluster takes no job just now: {error}") from error
+
+    def _adopt(self, spec: RunSpec) -> None:
+        """See that the Job of this name is this attempt's.
+
+        :raises Unrunnable: it is somebody else's.
+        """
+        found = self._cluster.call("GET", self._path(spec.job_id, spec.attempt))
+        labels = found["metadata"].get("labels") or {}
+        ours = labels.get(manifest.INSTANCE) == self._settings.instance
+        if not ours or seen.key(found) != (spec.job_id, spec.attempt):
+            raise Unrunnable(f"the cluster has a Job {found['metadata']['name']} that is not this server's")
+
+    def observe(self) -> Iterable[Observation]:
+        """Every attempt that the cluster still knows.
+
+        :raises Unreachable: the API server has not answered for a while.
+        """
+        return self._following().observations()
+
+    def wait(self, timeout: float) -> None:
+        """Return at news of the cluster."""
+        self._following().wait(timeout)
+
+    def stop(self, job_id: str, attempt: int) -> None:
+        """Have the Job's pods ended. A Job that has ended so never makes a pod again."""
+        marked = {
+            "metadata": {"annotations": {manifest.STOP: "true"}},
+            # The Job controller ends the pods with their grace, and the Job for good; 0 is taken for none.
+            "spec": {"activeDeadlineSeconds": 1},
+        }
+        try:
+            self._cluster.call(
+                "PATCH",
+                self._path(job_id, attempt),
+                marked,
+                content_type="application/merge-patch+json",
+            )
+        except Refused as error:
+            if error.status != _NOT_FOUND:
+                raise
+            self._lay_stone(job_id, attempt)
+
+    def _lay_stone(self, job_id: str, attempt: int) -> None:
+        """A Job that never makes a pod, in the place of one that was never started."""
+        try:
+            self._cluster.call("POST", self._jobs, manifest.stone(job_id, attempt, self._settings))
+        except Refused as error:
+            if error.status != _CONFLICT:
+                raise
+            self.stop(job_id, attempt)  # somebody has started it in between
+
+    def forget(self, job_id: str, attempt: int) -> None:
+        """Delete the Job that was seen to its end, and no other of its name."""
+        mirror = self._following()
+        job = mirror.job((job_id, attempt))
+        if job is None:
+            return
+        options: Document = {
+            "kind": "DeleteOptions",
+            "apiVersion": "v1",
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": job.uid},
+        }
+        try:
+            self._cluster.call("DELETE", self._path(job_id, attempt), options)
+        except Refused as error:
+            if error.status not in (_NOT_FOUND, _CONFLICT):
+                raise
+        mirror.drop((job_id, attempt))
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        if self._mirror is not None:
+            self._mirror.close()
+        self._cluster.close()
+
+    def _following(self) -> Mirror:
+        with self._lock:  # a worker that only starts and stops follows nothing
+            if self._mirror is None:
+                self._mirror = Mirror(
+                    self._cluster, self._settings.namespace, self._settings.instance, self._relist
+                )
+                self._mirror.start()
+            return self._mirror
+
+    def _path(self, job_id: str, attempt: int) -> str:
+        return f"{self._jobs}/{manifest.name(job_id, attempt)}"
+
+
+def rendered(spec: RunSpec, settings: PodSettings) -> str:
+    """The Job of a run spec as JSON, with a token that is good for nothing: for people to read."""
+    return json.dumps(manifest.job(spec, settings, "https://…/agent/v1", "…"), indent=1, ensure_ascii=False)
