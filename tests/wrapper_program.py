@@ -60,8 +60,9 @@ class Wrapped:
     ) -> int:
         """Let the program go and wait for its end; the exit code."""
         (self.control / "go").touch()
-        limits = {"log_bytes": log_bytes, "duration": duration, "grace": grace}
-        with self.running(*command, **limits, file_bytes=file_bytes) as process:
+        with self.running(
+            *command, log_bytes=log_bytes, duration=duration, grace=grace, file_bytes=file_bytes
+        ) as process:
             return process.wait(60)
 
     def exit(self) -> Sequence[str]:
