@@ -270,9 +270,11 @@ def _main(spec: RunSpec, settings: PodSettings) -> dict[str, Any]:
             _LOGS,
             *(str(number) for number in (limits.log_bytes, limits.duration, limits.grace)),
             "--",
-            *(substitute(item, places) for item in spec.command),
+            *(_literal(substitute(item, places)) for item in spec.command),
         ],
-        "env": [{"name": key, "value": value} for key, value in sorted(variables(spec, _WORK).items())],
+        "env": [
+            {"name": key, "value": _literal(value)} for key, value in sorted(variables(spec, _WORK).items())
+        ],
         "resources": {"requests": amounts, "limits": amounts},
         "securityContext": _SHUT,
         "volumeMounts": [
@@ -283,6 +285,11 @@ def _main(spec: RunSpec, settings: PodSettings) -> dict[str, Any]:
             {"name": "tmp", "mountPath": "/tmp"},
         ],
     }
+
+
+def _literal(text: str) -> str:
+    """Text that the kubelet takes as it is: in commands and environment it replaces ``$(NAME)``, and ``$$``."""
+    return text.replace("$", "$$")
 
 
 def _volumes(spec: RunSpec) -> list[dict[str, Any]]:
