@@ -93,8 +93,7 @@ class ParameterType(Strict):
         for choice in self.means:
             if choice not in self.choices:
                 raise Misfit("means", f"{shown(choice)} is no choice{nearest(choice, self.choices)}")
-        if self.required and self.default is not None:
-            raise Misfit("default", "a parameter is required or has a default; it cannot be both")
+        self._check_default()
         if self.pattern is not None and self.type != "string":
             raise Misfit("pattern", f"'pattern' is for type string; this parameter is of type {self.type}")
         if self.type in ("arguments", "environment") and self.multiple:
@@ -103,6 +102,15 @@ class ParameterType(Strict):
         if low is not None and high is not None and low > high:
             raise Misfit("min", f"'min' is above 'max', {self.max}")
         return self
+
+    def _check_default(self) -> None:
+        if self.required and self.default is not None:
+            raise Misfit("default", "a parameter is required or has a default; it cannot be both")
+        several = self.multiple or self.type in ("arguments", "json")
+        if isinstance(self.default, list) and not several:
+            raise Misfit("default", "a list is the default of a parameter with 'multiple: true'")
+        if isinstance(self.default, dict) and self.type not in ("object", "environment", "json"):
+            raise Misfit("default", f"a mapping is no default for type {self.type}")
 
     @property
     def bounds(self) -> tuple[float | None, float | None]:
@@ -147,7 +155,8 @@ class ParameterType(Strict):
                 words = f"text of at most {self.max_length} characters"
                 return words + (f" that matches {self.pattern}" if self.pattern else "")
             case "integer":
-                return f"a whole number{span}{unit}"
+                digits = " of at most 18 digits" if low is None and high is None else ""
+                return f"a whole number{digits}{span}{unit}"
             case "number":
                 return f"a number{span}{unit}"
             case "boolean":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from job_templates import catalog, yaml_lines
@@ -227,6 +229,16 @@ def test_an_operators_template_takes_the_place_of_a_shipped_one_but_not_of_anoth
             "type: string\n    required: true\n    default: x",
             ["9: parameters.field.default: a parameter is required or has a default; it cannot be both"],
         ),
+        (
+            "type: string",
+            "type: string\n    default: [a, b]",
+            ["8: parameters.field.default: a list is the default of a parameter with 'multiple: true'"],
+        ),
+        (
+            "type: string",
+            "type: string\n    default: {a: b}",
+            ["8: parameters.field.default: a mapping is no default for type string"],
+        ),
         ("type: string", "type: choice", ["7: parameters.field.type: type choice needs 'choices', a list …"]),
         (
             "type: string",
@@ -416,6 +428,43 @@ def test_yaml_is_read_as_json_like_people_expect() -> None:
         "words": ["yes", "no", "on", None, None, True, "2026-01-01", "1:30", "012", "1"],
         "numbers": [0.001, 1.5, -2, 0.5, 100000.0],
     }
+
+
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def _places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield from _places(one, (*path, key))
+
+
+@pytest.mark.covers("3:templates-check")
+@given(st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_anything_anywhere_in_a_template_is_taken_or_told_in_printable_lines(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    shipped = data.draw(st.sampled_from(sorted(catalog.SHIPPED.glob("*.yaml"))))
+    content = yaml_lines.read(shipped.read_text()).data
+    *above, last = data.draw(st.sampled_from([path for path in _places(content) if path]))
+    holder = content
+    for part in above:
+        holder = holder[part]
+    holder[last] = data.draw(_ANYTHING)
+    text = json.dumps(content, indent=1)
+    (tmp_path / "lightcurve.ipynb").write_bytes((catalog.SHIPPED / "lightcurve.ipynb").read_bytes())
+    path = tmp_path / "t.yaml"
+    path.write_text(text)
+    for problem in catalog.check([tmp_path], shipped=False):
+        assert problem.startswith(f"{path}:")
+        assert problem.isprintable()
+        assert 1 <= int(problem.removeprefix(f"{path}:").partition(":")[0]) <= text.count("\n") + 1
 
 
 def test_more_values_than_a_template_has_are_not_read() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from job_templates import amounts, catalog
+from job_templates import amounts, catalog, reading
 from job_templates.cross_checks import mistakes
 from job_templates.description import describe, parameter_schema
 from job_templates.input_files import safe_name
@@ -372,6 +372,59 @@ def test_whatever_is_sent_is_typed_or_refused_in_one_printable_sentence(paramete
         assert 0 < len(sentence) < 1000
     else:
         assert set(values) <= set(NAMES)
+
+
+_ODD = [
+    "",
+    " ",
+    "nan",
+    "-inf",
+    "\u22125",
+    "1e400",
+    "1.5 d",
+    "1_000",
+    "0x10",
+    "1,5",
+    "\uff11\uff12",
+    "[1]",
+    "null",
+    "yes",
+]
+
+
+@pytest.mark.covers("3:bad-parameter", "3:templates-types")
+@pytest.mark.parametrize("type_", ["integer", "number", "boolean", "instant", "object"])
+@pytest.mark.parametrize("text", _ODD)
+def test_what_looks_like_a_number_but_is_none_is_refused(type_: Any, text: str) -> None:
+    with pytest.raises(BadRequest, match=r"^parameter x is .*; it accepts "):
+        reading.read(ParameterType(name="x", type=type_), text)
+
+
+@pytest.mark.covers("3:templates-types")
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_number_arrives_as_it_was_written(number: float) -> None:
+    kind = ParameterType(name="x", type="number", min=-1e300, max=1e300)
+    if abs(number) <= 1e300:
+        assert reading.read(kind, repr(number)) == number
+    else:
+        with pytest.raises(BadRequest, match="it accepts a number from"):
+            reading.read(kind, repr(number))
+
+
+@pytest.mark.covers("3:templates-types")
+@given(st.integers(-(10**21), 10**21))
+def test_every_whole_number_of_18_digits_arrives_and_longer_ones_are_refused(number: int) -> None:
+    kind = ParameterType(name="x", type="integer")
+    if abs(number) < 10**18:
+        assert reading.read(kind, str(number)) == number
+    else:
+        with pytest.raises(BadRequest, match="it accepts a whole number of at most 18 digits"):
+            reading.read(kind, str(number))
+
+
+@given(st.integers(0, 10**15 - 1))
+def test_a_size_that_is_written_reads_back(size: int) -> None:
+    assert amounts.read_size(amounts.write_size(size)) == size
 
 
 @pytest.mark.covers("3:bad-long-name", "3:bad-many-parameters")
