@@ -288,7 +288,7 @@ def _main(spec: RunSpec, settings: PodSettings) -> dict[str, Any]:
 
 
 def _literal(text: str) -> str:
-    """Text that the kubelet takes as it is: in commands and environment it replaces ``$(NAME)``, and ``$$``."""
+    """Text that the kubelet takes as it is: elsewhere it replaces ``$(NAME)`` and ``$$``."""
     return text.replace("$", "$$")
 
 
