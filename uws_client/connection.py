@@ -6,6 +6,7 @@ to the server it is for and to no other.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -63,7 +64,8 @@ class Connection:
     """Requests to one server.
 
     ``token`` goes as a bearer token to the origin of ``server`` alone. ``timeout`` is the longest
-    silence, in seconds. ``sleep`` and ``clock`` are replaced in tests.
+    silence, in seconds. ``sleep`` and ``clock`` are replaced in tests. ``on_trouble`` is told each time
+    that a request failed and is tried again.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Connection:
     ) -> None:
         self.sleep = sleep
         self.clock = clock
+        self.on_trouble: Callable[[Unreachable], None] | None = None
         self._origin = origin(server)
         self._token = token
         self._timeout = timeout
@@ -223,6 +226,8 @@ class Connection:
             pause_now = max(pause, asked or 0.0)
             if self.clock() + pause_now - began > limit:
                 raise trouble
+            if self.on_trouble is not None:
+                self.on_trouble(trouble)
             self.sleep(pause_now)
             pause = min(pause * 1.5, 10.0)
 
@@ -278,10 +283,12 @@ def _retry_after(answer: Answer) -> float | None:
 
 
 def _unreachable(url: str, error: httpx.TransportError) -> str:
+    if isinstance(error, httpx.ConnectError):
+        return f"{url} cannot be reached: {_words(error)}. Does the server run, and is this its address?"
     if isinstance(error, httpx.TimeoutException):
-        return f"{url} did not answer in time"
-    return f"{url} cannot be reached: {_words(error)}"
+        return f"{url} did not answer in time; it may be busy, so try again later"
+    return f"{url} broke the connection off: {_words(error)}"
 
 
 def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__

@@ -228,6 +228,7 @@ def _json_items(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _root(content: bytes, url: str, name: str) -> etree._Element:
+    kind = {"job": "job", "jobs": "job list"}[name]
     parser = etree.XMLParser(
         resolve_entities=False,
         no_network=True,
@@ -239,12 +240,15 @@ def _root(content: bytes, url: str, name: str) -> etree._Element:
     try:
         root = etree.fromstring(content, parser)
     except etree.XMLSyntaxError as error:
-        raise NotUws(f"{url} did not answer with XML: {error.msg}") from error
+        raise NotUws(
+            f"{url} did not answer with XML: {error.msg}. Is this the address of a {kind}?"
+        ) from error
     if root.getroottree().docinfo.doctype:  # type: ignore[union-attr]
         raise NotUws(f"{url} answered with a document type declaration, which UWS has no use for")
     if etree.QName(root).localname != name:
         raise NotUws(
-            f"{url} answered with <{etree.QName(root).localname}>, not with the UWS element <{name}>"
+            f"{url} answered with <{etree.QName(root).localname}>, not with the UWS element <{name}>. "
+            f"Is this the address of a {kind}?"
         )
     return root
 

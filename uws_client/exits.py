@@ -55,8 +55,8 @@ class Program(click.Group):
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-            click.echo(f"uws-job: {said}", err=True)
+            what = error.filename or "what was to be printed"
+            click.echo(f"uws-job: {what} cannot be written: {error.strerror or error}", err=True)
             ctx.exit(7)
         except KeyboardInterrupt:
             click.echo("\nuws-job: interrupted", err=True)

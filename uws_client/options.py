@@ -45,9 +45,16 @@ def wait_options(command: Command) -> Command:
 
 
 def connect(server: str) -> Connection:
-    """A connection to a server, closed when the command ends."""
+    """A connection to a server, closed when the command ends.
+
+    :raises click.UsageError: that is no address.
+    """
     from uws_client.connection import Connection
 
+    if "://" not in server:
+        raise click.UsageError(
+            f"{server!r} is no address of a server; write it with http:// or https:// before it"
+        )
     connection = Connection(server, token=os.environ.get("UWS_TOKEN", ""))
     return click.get_current_context().with_resource(connection)
 

@@ -54,9 +54,9 @@ def instant(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def columns(stream: TextIO) -> int | None:
-    """How many characters a line of this terminal holds; None where it is none."""
-    if not stream.isatty():
+def columns(stream: TextIO | None) -> int | None:
+    """How many characters a line of this terminal holds; None where it is none, or was closed."""
+    if stream is None or not stream.isatty():
         return None
     try:
         return os.get_terminal_size(stream.fileno()).columns or 80

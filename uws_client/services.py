@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit
 
 from uws_client.connection import Connection
 from uws_client.documents import read_job_list
-from uws_client.errors import NotUws, Refused
+from uws_client.errors import NotUws, Refused, UwsError
 from uws_client.protocol import JobList, RemoteJob
 
 _LIST_WORDS = frozenset({"async", "jobs"})
@@ -24,14 +24,20 @@ class Server:
         """The job lists by service: of one service, or all of them; '' names the only one.
 
         :raises NotUws: no job list is found there.
+        :raises Refused: 404, the server tells its services, and this is none of them.
         """
         if service:
-            return {service: JobList(f"{self.url}/{quote(service, safe='')}/async", self._connection)}
+            names = self._services()
+            if names and service not in names:
+                raise Refused(
+                    f"{self.url} has no service {service!r}; it has: {', '.join(sorted(names))}", 404
+                )
+            return {service: self._job_list(service)}
         if self._last_word in _LIST_WORDS:
             return {"": JobList(self.url, self._connection)}
         names = self._services()
         if names:
-            return {name: lists for one in names for name, lists in self.job_lists(one).items()}
+            return {name: self._job_list(name) for name in names}
         for url in (self.url, f"{self.url}/async"):
             if self._lists_jobs(url):
                 return {"": JobList(url, self._connection)}
@@ -43,16 +49,17 @@ class Server:
     def job_list(self, service: str = "") -> JobList:
         """The one job list that a new job goes to.
 
-        :raises NotUws: there are several, or none.
+        :raises UwsError: there are several, or it cannot have services.
+        :raises NotUws: there is none.
         """
         if service and self._last_word in _LIST_WORDS:
-            raise NotUws(
+            raise UwsError(
                 f"{self.url} is one job list, so {service!r} cannot be a service of it; "
                 "give NAME=VALUE parameters only, or the server's base address"
             )
         lists = self.job_lists(service)
         if len(lists) > 1:
-            raise NotUws(f"{self.url} has several services; name one of: {', '.join(sorted(lists))}")
+            raise UwsError(f"{self.url} has several services; name one of: {', '.join(sorted(lists))}")
         return next(iter(lists.values()))
 
     def job(self, job: str) -> RemoteJob:
@@ -74,6 +81,9 @@ class Server:
                 raise
             return remote
         raise Refused(f"no service of {self.url} has a job {job_id!r}", 404)
+
+    def _job_list(self, service: str) -> JobList:
+        return JobList(f"{self.url}/{quote(service, safe='')}/async", self._connection)
 
     @property
     def _last_word(self) -> str:

@@ -105,7 +105,9 @@ def _facts(job: Job, now: datetime) -> Iterator[tuple[str, str]]:
     yield "quote", instant(job.quote) if job.quote else ""
     yield "created", _ago(job.created, now)
     yield "started", _ago(job.started, now)
-    ran = f", after {roughly((job.ended - job.started).total_seconds())}" if job.ended and job.started else ""
+    ran = (
+        f"; it ran {roughly((job.ended - job.started).total_seconds())}" if job.ended and job.started else ""
+    )
     yield "ended", _ago(job.ended, now) + ran if job.ended else ""
     yield "time limit", duration(job.duration) if job.duration else ""
     yield "destroyed", _ago(job.destruction, now)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import uws_client
-from tests.client.conftest import Reply, Standin, job_xml, result_xml
+from tests.client.conftest import Asked, Reply, Standin, job_xml, result_xml
 from uws_client.arguments import read_parameter, read_seconds
 from uws_client.cli import main
 
@@ -107,13 +108,65 @@ def test_pending_until_it_is_run(live: str, tmp_path: Path) -> None:
     assert uws_job("wait", url).exit_code == 0
 
 
+def test_a_job_is_named_after_its_file_unless_told_otherwise(live: str, tmp_path: Path) -> None:
+    script, other = tmp_path / f"{'long' * 20}.py", tmp_path / "other.txt"
+    script.write_text("print(1)\n")
+    other.write_text("x")
+
+    def run_id(*words: str) -> object:
+        sent = (f"input=@{other}", f"script=@{script}")
+        done = uws_job("submit", "script", *sent, "--no-run", "--json", *words, server=live)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)["run_id"]
+
+    assert run_id() == ("long" * 20)[:63] + "…"
+    assert run_id("--run-id", "mine") == "mine"
+    assert run_id("--run-id", "") is None
+
+
+@pytest.mark.covers("3:cli-job")
+def test_what_time_was_granted_is_said_where_it_is_not_what_was_asked(live: str, tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text("print(1)\n")
+    words = ("submit", "script", f"script=@{script}", "--no-run")
+    asked = {
+        "--time=99d": "you asked for 99d, the server granted 7d",
+        "--time=1h": "",
+        "--time=0": "no limit",
+    }
+    for option, said in asked.items():
+        done = uws_job(*words, option, server=live)
+        assert done.exit_code == 0
+        assert said in done.stderr
+        assert (done.stderr == "") == (said == "")
+        assert done.stdout.startswith(f"{live}/script/async/")
+    long = uws_job(*words, "--time", "99d", "--json", server=live)
+    assert json.loads(long.stdout)["duration"] == 7 * 86400
+    assert "granted 7d" in long.stderr
+
+
 def test_what_the_server_refuses_is_said_in_its_words(live: str) -> None:
     refused = uws_job("submit", "lightcurve", "min_period=soon", server=live)
     assert refused.exit_code == 6
     assert "400 Bad Request: " in refused.stderr
     assert "Traceback" not in refused.output
     assert uws_job("show", "nothing", server=live).exit_code == 6
-    assert uws_job("list", "no-such-service", server=live).exit_code == 6
+    for words in (["list", "hello.py"], ["submit", "hello.py"], ["show", "hello.py/j1"]):
+        unknown = uws_job(*words, server=live)
+        assert unknown.exit_code == 6
+        assert "has no service 'hello.py'; it has: container, lightcurve, notebook, script" in unknown.stderr
+    unnamed = uws_job("submit", "a=b", server=live)
+    assert unnamed.exit_code == 2
+    assert "has several services; name one of: container, " in unnamed.stderr
+
+
+def test_a_forgotten_at_sign_is_pointed_out(live: str, tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text("print(1)\n")
+    refused = uws_job("submit", "script", f"script={script}", server=live)
+    assert refused.exit_code == 6
+    assert f"(to send a file along write: script=@{script})" in refused.stderr
+    assert "to send a file" not in uws_job("submit", "script", f"script={script}x", server=live).stderr
 
 
 # -- against a server that misbehaves, or is of another kind -----------------------------------------
@@ -135,6 +188,10 @@ def test_ends_of_waiting(standin: Standin) -> None:
         (["show", "{url}/broken"], 5, "did not answer with XML"),
         (["show", "http://127.0.0.1:{free}/async/j"], 5, "cannot be reached"),
         (["show", "ftp://127.0.0.1/async/j"], 5, "no http or https"),
+        (["show", "http://127.0.0.1:{free}/async/j"], 5, "refused. Does the server run"),
+        (["show", "{url}/broken"], 5, "Is this the address of a job?"),
+        (["list", "--server", "127.0.0.1:8080"], 2, "write it with http://"),
+        (["show", "", "--server", "{url}/async"], 2, "which job?"),
         (["show", "j1"], 2, "tell the server"),
         (["list"], 2, "--server"),
         (["list", "--server", "{url}/async", "--phase", "RUNNING"], 2, "'RUNNING' is no phase"),
@@ -145,7 +202,7 @@ def test_ends_of_waiting(standin: Standin) -> None:
         (["submit", "--server", "{url}/async", "phase=RUN"], 2, "word of UWS"),
         (["submit", "--server", "{url}/async", "--time", "long"], 2, "'long' is no duration"),
         (["submit", "--server", "{url}/async", "--no-run", "--wait"], 2, "wait for ever"),
-        (["submit", "--server", "{url}/async", "notebook"], 5, "is one job list"),
+        (["submit", "--server", "{url}/async", "notebook"], 2, "is one job list"),
         (["results", "{url}/async/lying", "{tmp}/a"], 7, "SHA-256"),
         (["results", "{url}/async/lying", "--id", "nothing"], 6, "no result 'nothing'"),
         (["results", "{url}/async/lying", "/dev/null/x"], 7, "Not a directory"),
@@ -302,6 +359,51 @@ def test_plain_lines_in_a_pipe(standin: Standin) -> None:
     )
     assert done.stdout == ""
     assert done.stderr == "QUEUED\nEXECUTING  1 of 2\nEXECUTING  2 of 2\nCOMPLETED\n"
+
+
+def test_a_server_that_is_away_while_waiting_is_asked_again_and_that_is_said(standin: Standin) -> None:
+    done = job_xml("COMPLETED")
+    standin.once_each("GET", "/async/j1", job_xml("EXECUTING"), Reply(b"", 503), done)
+    waited = subprocess.run(
+        [*COMMAND, "wait", standin.url + "/async/j1"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert (
+        waited.stderr == "EXECUTING\nEXECUTING  (the server does not answer; it is asked again)\nCOMPLETED\n"
+    )
+
+
+def test_interrupted_while_sending_says_how_to_find_out(standin: Standin, tmp_path: Path) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def hold(_: Asked) -> Reply:
+        asked.set()
+        go_on.wait(20)
+        return Reply(b"", 303, {"Location": "/async/j1"})
+
+    standin.on("POST", "/async", hold)
+    command = [*COMMAND, "submit", "q=1", "--server", standin.url + "/async"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert asked.wait(20)
+        process.send_signal(signal.SIGINT)
+        said, complaint = process.communicate(timeout=20)
+    finally:
+        go_on.set()
+        process.kill()
+        process.wait()
+    assert (process.returncode, said) == (130, "")
+    assert "whether a job was made shows:  uws-job list" in complaint
+
+
+@pytest.mark.parametrize(("redirection", "code"), [(">/dev/full", 7), (">&-", 0)])
+def test_output_that_goes_nowhere(standin: Standin, redirection: str, code: int) -> None:
+    standin.on("GET", "/async/j1", job_xml("COMPLETED"))
+    script = f'exec "$@" {redirection}'
+    words = ["bash", "-c", script, "bash", *COMMAND, "show", standin.url + "/async/j1"]
+    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False, timeout=20)
+    assert done.returncode == code
+    expected = "uws-job: what was to be printed cannot be written: No space left on device\n"
+    assert done.stderr == (expected if code else "")
 
 
 def test_a_reader_that_goes_away(standin: Standin) -> None:

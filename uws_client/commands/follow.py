@@ -72,6 +72,13 @@ def wait_for(remote: RemoteJob, timeout: int | None, *, quiet: bool, as_json: bo
     document: Job | None = None
     try:
         with Progress() as progress:
+
+            def away(_: Unreachable) -> None:
+                if not quiet:
+                    phase = document.phase.value if document else "UNKNOWN"
+                    progress.state(phase, note="the server does not answer; it is asked again")
+
+            remote.connection.on_trouble = away
             for document in remote.watch(timeout=timeout, every=2.0):
                 if not quiet:
                     note = "tidying up" if document.finalising else printable(document.reason)
@@ -92,7 +99,9 @@ def wait_for(remote: RemoteJob, timeout: int | None, *, quiet: bool, as_json: bo
         print_json(described(document))
     elif document.error is not None:
         click.echo(
-            f"job {printable(remote.id)} is {document.phase}: {printable(document.error.message)}", err=True
+            f"job {printable(remote.id)} is {document.phase}: {printable(document.error.message)}\n"
+            f"more of it shows:  uws-job show {printable(remote.url)}",
+            err=True,
         )
     return of_phase(document.phase.value)
 

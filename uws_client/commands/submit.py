@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 from uws_client.commands.follow import wait_for
-from uws_client.errors import UwsError
+from uws_client.errors import Refused, UwsError
 from uws_client.exits import INTERRUPTED
 from uws_client.options import connect, json_option, need_server, seconds, server_option, wait_options
-from uws_client.printing import duration, print_json, printable
+from uws_client.printing import cut, duration, print_json, printable
 
 if TYPE_CHECKING:
     from uws_client.protocol import FileValue
+
+_RUN_ID_CHARS = 64
+"""What our own server takes."""
 
 
 @click.command()
@@ -76,6 +79,11 @@ def submit(
             "\nuws-job: interrupted while sending; whether a job was made shows:  uws-job list", err=True
         )
         sys.exit(INTERRUPTED)
+    except Refused as refused:
+        if forgotten := [f"{name}=@{value}" for name, value in texts if _names_file(value)]:
+            hint = f"to send a file along write: {' '.join(forgotten)}"
+            raise Refused(f"{refused} ({hint})", refused.status) from refused
+        raise
     if not as_json:
         click.echo(job.url)
     if limit is not None:
@@ -118,7 +126,15 @@ def _default_run_id(service: str, files: list[FileValue]) -> str:
     """
     if not service or not files:
         return ""
-    return next((file for file in files if file.name == service), files[0]).path.name
+    name = next((file for file in files if file.name == service), files[0]).path.name
+    return cut(printable(name), _RUN_ID_CHARS)
+
+
+def _names_file(value: str) -> bool:
+    try:
+        return Path(value).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
 
 
 def _tell_granted(asked: int, granted: int | None) -> None:
