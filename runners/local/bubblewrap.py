@@ -1,4 +1,4 @@
-"""Isolation by the `bwrap` program, which works without root where user namespaces are allowed."""
+"""Isolation by the `bwrap` program: without root where user namespaces are allowed, and as root."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 _GATE = 3  # sh knows descriptors of one digit only
+_NAMESPACES = ("--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try")
+_TO_BECOME = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")  # another user, with no way back
 
 
 class BubblewrapTree(process_tree.Tree):
     """What `runners.local.namespaces` makes, made by `bwrap`."""
 
+    companions = 2  # bwrap, and its process 1
     _inner = 0
     _status = -1  # bwrap tells there the inner pid, and the exit code if the program was reached
     _killed = False
@@ -32,6 +35,7 @@ class BubblewrapTree(process_tree.Tree):
         if self.leader == 0:
             try:
                 child.die_with_parent(parent)
+                child.enter_groups(doors)
                 os.setsid()
                 for target, source in enumerate(streams):
                     os.dup2(source, target, inheritable=True)
@@ -95,17 +99,26 @@ def command(plan: dict[str, Any], information: int) -> list[str]:
     """The `bwrap` argument vector for a plan.
 
     The user's program starts behind a gate in `sh`, which ends unless a word comes through it;
-    `env -i` then gives the environment unchanged, which `sh` would not.
+    `setpriv` then becomes the attempt's user, if it has one, and `env -i` gives the environment
+    unchanged, which `sh` would not.
     """
     work = plan["work"]
-    words = [plan["bubblewrap"], "--unshare-all", "--die-with-parent", "--new-session"]
+    words = [plan["bubblewrap"], *_NAMESPACES, "--die-with-parent", "--new-session"]
     words += ["--json-status-fd", str(information), "--cap-drop", "ALL", "--clearenv"]
-    if plan["network"] == "host":
-        words.append("--share-net")
+    if plan["network"] == "none":
+        words.append("--unshare-net")
+    become = []
+    if plan["uid"] is None:
+        words.append("--unshare-user-try")
+    else:  # by root: without a user namespace, in which there is no other user to become
+        words += [word for name in _TO_BECOME for word in ("--cap-add", name)]
+        user = [f"--reuid={plan['uid']}", f"--regid={plan['uid']}", "--clear-groups"]
+        become = ["/usr/bin/setpriv", *user, "--inh-caps=-all", "--bounding-set=-all"]
     words += ["--proc", "/proc", "--dev", "/dev"]
     for scratch in ("/tmp", "/dev/shm"):
         words += ["--perms", "1777", "--size", str(plan["scratch"]), "--tmpfs", scratch]
     for action, path, *rest in plan["view"]:
+        words += _places_above(path)
         if action == "symlink":
             words += ["--symlink", rest[0], path]
         elif action == "bind":
@@ -114,14 +127,25 @@ def command(plan: dict[str, Any], information: int) -> list[str]:
             words += ["--size", str(1024**2), "--tmpfs", path]
         elif action == "null":
             words += ["--ro-bind", "/dev/null", path]
-    words += ["--ro-bind", work, work]
+    words += [*_places_above(work), "--ro-bind", work, work]
     for place in ("outputs", "tmp", "uws"):
         # A mount each, because a mount cannot be renamed: its owner here is the job, and the agent, which
         # sees what it sees without the sandbox, must not find a link to elsewhere in the place of one.
         words += ["--bind", f"{work}/{place}", f"{work}/{place}"]
     for path in (step[1] for step in plan["view"] if step[0] == "empty"):
         words += ["--remount-ro", path]
-    words += ["--remount-ro", "/", "--chdir", plan["cwd"], "--", "/bin/sh", "-c"]
-    words += [f'read -r go <&{_GATE} || exit 125; exec {_GATE}<&- "$@"', "sh", "/usr/bin/env", "-i"]
+    words += ["--remount-ro", "/", "--chdir", "/", "--", "/bin/sh", "-c"]
+    words += [f'read -r go <&{_GATE} || exit 125; exec {_GATE}<&- "$@"', "sh", *become]
+    words += ["/usr/bin/env", "-i", f"--chdir={plan['cwd']}"]  # where only that user may go
     words += [f"{name}={value}" for name, value in plan["environment"].items()]
     return words + list(plan["argv"])
+
+
+def _places_above(path: str) -> list[str]:
+    """Have the directories above `path` made where they are not there, for every user to pass through.
+
+    Left to itself, bwrap takes the permissions of the outside.
+    """
+    parts = path.split("/")[1:-1]
+    above = ["/" + "/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    return [word for place in above for word in ("--perms", "0755", "--dir", place)]

@@ -88,99 +88,99 @@ def probe(settings: LocalSettings) -> Isolation:
             return _namespaces(settings)
         reasons.append(f"namespaces: {problem}")
     if wanted in ("auto", "bubblewrap"):
-        problem = _try_bubblewrap(settings)
+        problem = _try_bubblewrap(settings, settings.uid_first) if os.geteuid() == 0 else "not root"
         if not problem:
-            return _bubblewrap(settings)
+            return _bubblewrap(settings, own_uid=True)
+        problem = _try_bubblewrap(settings, None)
+        if not problem:
+            return _bubblewrap(settings, own_uid=False)
         reasons.append(f"bubblewrap: {problem}")
     if wanted not in ("auto", "none"):
         raise IsolationError(f"isolation = {wanted} does not work on this machine ({'; '.join(reasons)})")
-    return _none(reasons)
+    return _none(settings, reasons)
 
 
 def _namespaces(settings: LocalSettings) -> Isolation:
-    roots = _try_cgroups(settings.cgroup)
-    holds = [
-        "Each job runs as a user and group of its own, without any capability.",
-        _OWN_VIEW,
-        "Ending a job ends every process of it, also when its supervisor is killed.",
-    ]
+    holds = [_OWN_UID, _OWN_VIEW, _ENDING]
     lacks: list[str] = []
+    roots = _limits(settings, holds, lacks, own_uid=True)
+    _network(settings, holds, lacks)
+    return Isolation(
+        "namespaces",
+        settings.network == "none",
+        tuple(holds),
+        (*lacks, _DISK),
+        tuple(roots.items()),
+        own_uid=True,
+    )
+
+
+def _bubblewrap(settings: LocalSettings, *, own_uid: bool) -> Isolation:
+    holds = [_OWN_VIEW, _ENDING]
+    lacks: list[str] = []
+    if own_uid:
+        holds.insert(0, _OWN_UID)
+    else:
+        lacks.append("Jobs run as the server's own user; only the sandbox keeps them from its files.")
+    roots = _limits(settings, holds, lacks, own_uid=own_uid)
+    _network(settings, holds, lacks)
+    return Isolation(
+        "bubblewrap",
+        settings.network == "none",
+        tuple(holds),
+        (*lacks, _DISK),
+        tuple(roots.items()),
+        own_uid=own_uid,
+        bubblewrap=shutil.which("bwrap") or "bwrap",
+    )
+
+
+def _none(settings: LocalSettings, reasons: list[str]) -> Isolation:
+    holds = ["Ending a job ends its processes, double forks too, while its supervisor lives."]
+    lacks = [
+        "Credentials are in reach of jobs: they run as the server's own user and read all that it can.",
+        "A job can kill its supervisor, and leave processes behind that clear their environment.",
+    ]
+    roots = _limits(settings, holds, lacks, own_uid=False)
+    if roots:
+        lacks.append("Being root, a job can lift its own limits.")
+    lacks += ["The network is the machine's own.", *(f"Not used: {reason}." for reason in reasons)]
+    return Isolation("none", False, tuple(holds), tuple(lacks), tuple(roots.items()))
+
+
+_OWN_UID = "Each job runs as a user and group of its own, without any capability."
+_ENDING = "Ending a job ends every process of it, also when its supervisor is killed."
+_OWN_VIEW = (
+    "A job sees the system's programs, read-only, and its own directory; no other file, process or socket."
+)
+_DISK = (
+    "Disk use is measured about four times a second: a job may pass its limit by what it writes meanwhile."
+)
+
+
+def _limits(settings: LocalSettings, holds: list[str], lacks: list[str], *, own_uid: bool) -> dict[str, str]:
+    """Say which limits the kernel holds; the control groups with which it does."""
+    roots = _try_cgroups(settings.cgroup) if os.geteuid() == 0 else {}
+    if own_uid:
+        processes = "Processes are limited for the job's user, by a limit that it cannot raise."
+    elif os.geteuid() == 0:  # whom the kernel exempts
+        processes = "Processes are not limited: a fork bomb stops the machine."
+    else:
+        processes = "Processes are limited together with all others of the server's user."
     for controller, held, missing in (
         (
             "memory",
             "Memory is limited by the kernel for the whole job.",
             "Memory is watched ten times a second.",
         ),
-        ("pids", "A fork bomb stays within the job.", "Processes are limited per user only."),
+        ("pids", "A fork bomb stays within the job.", processes),
         ("cpu", "CPU time is limited.", "CPU time is not limited."),
     ):
-        (holds if controller in roots else lacks).append(
-            held if controller in roots else f"{missing} (no {controller} control group)"
-        )
-    _network(settings, holds, lacks)
-    lacks.append(_DISK)
-    return Isolation(
-        "namespaces",
-        settings.network == "none",
-        tuple(holds),
-        tuple(lacks),
-        tuple(roots.items()),
-        own_uid=True,
-    )
-
-
-def _bubblewrap(settings: LocalSettings) -> Isolation:
-    holds = [
-        _OWN_VIEW,
-        "Ending a job ends every process of it, also when its supervisor is killed.",
-    ]
-    lacks = [
-        "Jobs run as the server's own user; only the sandbox keeps them from its files.",
-        _MEMORY,
-        _processes(),
-        "CPU time is not limited.",
-    ]
-    _network(settings, holds, lacks)
-    lacks.append(_DISK)
-    return Isolation(
-        "bubblewrap",
-        settings.network == "none",
-        tuple(holds),
-        tuple(lacks),
-        bubblewrap=shutil.which("bwrap") or "bwrap",
-    )
-
-
-def _none(reasons: list[str]) -> Isolation:
-    return Isolation(
-        "none",
-        False,
-        ("Ending a job ends its processes, double forks too, while its supervisor lives.",),
-        (
-            "Credentials are in reach of jobs: they run as the server's own user and read all that it can.",
-            "A job can kill its supervisor, and leave processes behind that clear their environment.",
-            _MEMORY,
-            _processes(),
-            "CPU time is not limited.",
-            "The network is the machine's own.",
-            *(f"Not used: {reason}." for reason in reasons),
-        ),
-    )
-
-
-_OWN_VIEW = (
-    "A job sees the system's programs, read-only, and its own directory; no other file, process or socket."
-)
-_MEMORY = "Memory is watched ten times a second, not limited by the kernel."
-_DISK = (
-    "Disk use is measured about four times a second: a job may pass its limit by what it writes meanwhile."
-)
-
-
-def _processes() -> str:
-    if os.geteuid() == 0:  # whom the kernel exempts
-        return "Processes are not limited: a fork bomb stops the machine."
-    return "Processes are limited together with all others of the server's user."
+        if controller in roots:
+            holds.append(held)
+        else:
+            lacks.append(f"{missing} (no {controller} control group)")
+    return roots
 
 
 def _network(settings: LocalSettings, holds: list[str], lacks: list[str]) -> None:
@@ -200,7 +200,7 @@ def _try_namespaces() -> str:
     return _try([sys.executable, "-I", "-S", "-c", program, package_root()])
 
 
-def _try_bubblewrap(settings: LocalSettings) -> str:
+def _try_bubblewrap(settings: LocalSettings, uid: int | None) -> str:
     program = shutil.which("bwrap")
     if program is None:
         return "bwrap is not installed"
@@ -210,10 +210,11 @@ def _try_bubblewrap(settings: LocalSettings) -> str:
         plan = {
             "bubblewrap": program,
             "work": work,
-            "cwd": work,
+            "cwd": "/",
             "network": settings.network,
             "view": view(settings.read_only, settings.hidden),
             "scratch": 1024**2,
+            "uid": uid,
             "environment": {},
             "argv": ["/bin/true"],
         }

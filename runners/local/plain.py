@@ -19,6 +19,7 @@ class PlainTree(process_tree.Tree):
         if self.leader == 0:
             try:
                 child.die_with_parent(parent)
+                child.enter_groups(doors)
                 os.setsid()
                 child.apply_rlimits(self._plan["rlimits"])
                 child.drop_privileges(None, None)

@@ -25,6 +25,7 @@ class SandboxError(Exception):
 class Tree:
     """The user's process and all that come of it. `leader` is our own child, which ends last."""
 
+    companions = 0  # processes of ours that count as the user's: they are in its control group
     agent: int | None = None  # the supervisor's other child, not of this tree
 
     def __init__(self, plan: dict[str, Any]) -> None:

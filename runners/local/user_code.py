@@ -120,7 +120,8 @@ class UserCode:
         plan, limits = self._plan, self._plan["limits"]
         if plan["cgroup"]:
             self._cgroup = cgroups.Cgroup(plan["cgroup"]["parent"], plan["name"], plan["cgroup"]["roots"])
-            self._cgroup.create(limits["memory"], limits["processes"], limits["cpu_milli"])
+            processes_too = limits["processes"] + _TREES[plan["mode"]].companions
+            self._cgroup.create(limits["memory"], processes_too, limits["cpu_milli"])
         rlimits = {"fsize": limits["disk"], "nproc": limits["processes"]}
         if plan["uid"] is None:
             rlimits["nproc"] += processes.threads_of(os.getuid())  # it counts all that the user has
