@@ -483,9 +483,33 @@ def test_a_json_name_that_stands_twice_is_named(client: Client, body: str, targe
         path if target == "parameters" else target, data=body, content_type="application/json"
     )
     assert response.status_code == 400
-    assert response.text == "the name 'again' stands twice in one object of the JSON body"
+    assert response.text == "the name 'again' stands twice in one JSON object"
     assert client.json(path) == []
     assert len(client.json("/stack/async")["jobs"]) == 1
+
+
+@covers("3:bad-parameter")
+@pytest.mark.parametrize(
+    ("service", "fields"),
+    [
+        ("notebook", {"parameters": '{"again": 1, "again": 2}'}),
+        ("notebook", {"parameters": '{"x": [{"again": 1, "again": 2}]}'}),
+        ("notebook", {"p.x": '{"again": 1, "again": 2}'}),
+        ("stack", {"settings": '[{"again": 1, "again": 2}]'}),
+    ],
+)
+def test_a_json_value_with_a_name_twice_is_refused(
+    client: Client, service: str, fields: dict[str, str]
+) -> None:
+    parts: list[tuple[str, str | bytes]] = [(field(name), value) for name, value in fields.items()]
+    if service == "notebook":
+        cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "x = {}"}
+        parts.append((field("notebook", "n"), json.dumps({"nbformat": 4, "cells": [cell]})))
+    response = client.post(
+        f"/{service}/async", data=multipart(*parts), content_type="multipart/form-data; boundary=b"
+    )
+    assert response.status_code == 400
+    assert response.text == "the name 'again' stands twice in one JSON object"
 
 
 @covers("3:bad-duplicate-part")

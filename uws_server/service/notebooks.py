@@ -34,7 +34,7 @@ def readable(content: Iterable[bytes]) -> bytes:
 def _excerpt(first: bytes, rest: Iterable[bytes]) -> bytes:
     command = [sys.executable, "-P", "-m", "job_templates.notebook_excerpt"]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as child:
         late = threading.Timer(_SECONDS, child.kill)
         late.start()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from job_templates.client_text import members
 from uws_server.domain.errors import BadRequest, TooLarge
 from uws_server.service.jobs import Limits
 from uws_server.web.incoming.body import others_turn
@@ -62,14 +62,9 @@ class _Pieces:
         self._characters = 0
         self._found = 0
 
-    def members(self, members: list[tuple[str, Any]]) -> dict[str, Any]:
+    def members(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         self._count()
-        found = dict(members)
-        if len(found) < len(members):
-            counts = Counter(name for name, _ in members)
-            twice = next(name for name, count in counts.items() if count > 1)
-            raise BadRequest(f"the name {twice[:80]!r} stands twice in one object of the JSON body")
-        return found
+        return members(pairs)
 
     def number(self, read: Callable[[str], Any]) -> Callable[[str], Any]:
         def number(text: str) -> Any:
