@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -13,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from job_templates import catalog, yaml_lines
+from job_templates.parameter_type import ParameterType
+from job_templates.schema import Definition, Example, OutputType, ResourceLimits
 from uws_server.domain.errors import NotFound
 
 GOOD = """\
@@ -47,11 +50,25 @@ def test_the_shipped_templates_are_without_mistakes() -> None:
     assert [template.name for template in catalog.load()] == ["container", "lightcurve", "notebook", "script"]
 
 
-def test_the_example_in_the_docs_is_a_template(tmp_path: Path) -> None:
-    docs = Path(__file__).parents[2] / "docs" / "templates.md"
-    example = docs.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
-    assert problems(tmp_path, example) == []
-    assert catalog.load([tmp_path]).get("cutout").resources.cpu.ceiling == 4000
+def test_the_examples_in_the_docs_are_templates(tmp_path: Path) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "templates.md").read_text(encoding="utf-8")
+    examples = [part.partition("```")[0] for part in docs.split("```yaml\n")[1:]]
+    source = docs.partition("```python\n")[2].partition("```")[0]
+    cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": source}
+    (tmp_path / "fold.ipynb").write_text(json.dumps({"nbformat": 4, "metadata": {}, "cells": [cell]}))
+    for number, example in enumerate(examples):
+        write(tmp_path, example, f"{number}.yaml")
+    assert catalog.check([tmp_path], shipped=False) == []
+    services = catalog.load([tmp_path], shipped=False)
+    assert [template.name for template in services] == ["cutout", "fold"]
+    assert services.get("cutout").resources.cpu.ceiling == 4000
+
+
+def test_every_key_that_a_template_may_have_is_in_the_docs() -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "templates.md").read_text(encoding="utf-8")
+    for model in (Definition, ParameterType, OutputType, ResourceLimits, Example):
+        for key in model.model_fields:
+            assert re.search(rf"`{key}`|^ *(- )?{key}:|`{key}: ", docs, re.MULTILINE), key
 
 
 @pytest.mark.covers("3:templates-yaml", "3:templates-outputs")
