@@ -3,8 +3,8 @@
     python -m runners.agent stage-in DIR
     python -m runners.agent follow DIR
 
-Both may be killed at any time and run again. Only the standard library and urllib3 are needed,
-and each only where it is used, so that the start is quick and any Python will do.
+Both may be killed at any time and run again. Only the standard library is needed, and each part of it
+only where it is used, so that the start is quick and any Python will do.
 
 Exit codes: 0; 65 an input could not be had (``stage-in.json`` says why); 66 something could not be
 stored (``stage-out.json``); 67 the attempt is no longer wanted, nothing was written; 2 wrong usage.

@@ -611,6 +611,35 @@ def test_an_upload_that_is_not_there(door: DoorDouble, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.covers("3:agent-resume")
+@pytest.mark.parametrize("status", [302, 401, 403, 404])
+def test_a_proxys_word_on_an_upload_is_not_the_last(door: DoorDouble, tmp_path: Path, status: int) -> None:
+    """Such as of a proxy whose web is just being started; of a user's own URL it would be."""
+    door.store.put(f"jobs/{JOB}/parameters/x", DATA)
+    said: list[str] = []
+
+    def fault(call: str) -> Response | None:
+        if "/parameters/" in call and len(said) < 3:
+            said.append(call)
+            return Response("<h1>Not here</h1>", status)
+        return None
+
+    door.fault = fault
+    with serving(door.app()) as port:
+        code, answer, attempt = stage(tmp_path, Input("x", "upload:x"), port=port, tries=2)
+    assert code == 0, answer
+    assert (attempt.inputs / "x").read_bytes() == DATA
+    assert len(said) == 3
+
+
+def test_a_proxy_that_stays_in_the_way_of_an_upload(door: DoorDouble, tmp_path: Path) -> None:
+    door.fault = lambda call: Response("Not here", 404) if "/parameters/" in call else None
+    with serving(door.app()) as port:
+        said = failed(stage(tmp_path, Input("x", "upload:x"), port=port, patience_seconds=1, tries=2))
+    assert "the server answered 404" in said["message"]
+    assert said["transient"]
+
+
 def test_fenced_off(door: DoorDouble, tmp_path: Path) -> None:
     door.fault = lambda call: Response("No.\n", 403, OURS) if call.endswith("links") else None
     with serving(door.app()) as port:
@@ -687,14 +716,25 @@ def test_a_failure_is_tried_again_when_asked_to(sources: Server, tmp_path: Path)
     assert attempt.said("stage-in")["ok"]
 
 
-def test_without_inputs_nothing_heavy_is_imported(tmp_path: Path) -> None:
-    attempt = Attempt(tmp_path / "a", 1)
+def imports(attempt: Attempt) -> set[str]:
+    """What a stage-in of this attempt imports."""
     agent = [sys.executable, "-X", "importtime", "-m", "runners.agent", "stage-in", str(attempt.top)]
     run = subprocess.run(agent, capture_output=True, text=True, timeout=60, check=True)
-    imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
-    assert "runners.agent.attempt_dir" in imported
-    assert not imported & {"urllib3", "ssl", "socket", "pydantic", "flask", "obstore"}
+    found = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+    assert "runners.agent.attempt_dir" in found
+    return found
+
+
+def test_nothing_heavy_is_imported(door: DoorDouble, tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path / "a", 1)
+    heavy = {"urllib3", "logging", "concurrent.futures", "pydantic", "flask", "obstore"}
+    assert not imports(attempt) & {*heavy, "ssl", "socket", "http.client"}
     assert attempt.said("stage-in")["inputs"] == []
+    door.store.put(f"jobs/{JOB}/parameters/x", DATA)
+    with serving(door.app()) as port:
+        uploaded = imports(Attempt(tmp_path / "b", port, inputs=[Input("x", "upload:x")]))
+    assert "http.client" in uploaded
+    assert not uploaded & heavy
 
 
 def test_wrong_usage(tmp_path: Path) -> None:

@@ -8,18 +8,23 @@ import re
 import socket
 import time
 from email.utils import formatdate
+from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runners.agent import stage_in
 from runners.agent.attempt_dir import Access, NotRegular, open_regular
-from runners.agent.door import Deadline, DeadlinePassed, backoff, retry_after
-from runners.agent.follow import Memory, last_progress, pace, user_error
-from runners.agent.stage_in import guarded_pool, recorded, refuse_address, shown
+from runners.agent.connections import Answer, Broken, Connections
+from runners.agent.deadline import Deadline, DeadlinePassed, backoff
+from runners.agent.download import Never, recorded, shown
+from runners.agent.finish import user_error
+from runners.agent.follow import last_progress
+from runners.agent.logs import pace
+from runners.agent.memory import Memory
 from runners.agent.stage_out import DEEPEST, Changed, Reading, harvest, matches, media_type
+from runners.agent.web_sources import refuse_address
 from uws_server.domain.runspec import Limits, Output
 
 # Patterns -----------------------------------------------------------------------------------------
@@ -260,7 +265,7 @@ def test_only_regular_files_with_one_name(tmp_path: Path) -> None:
     ],
 )
 def test_refused_addresses(address: str) -> None:
-    with pytest.raises(stage_in._Forbidden):
+    with pytest.raises(Never):
         refuse_address(address, ("10.0.0.0/8",))
 
 
@@ -269,30 +274,30 @@ def test_addresses_that_jobs_may_reach(address: str) -> None:
     refuse_address(address)
 
 
-@pytest.mark.parametrize("later", ["169.254.169.254", "127.0.0.1"])
-def test_a_name_that_resolves_differently_the_second_time(
-    monkeypatch: pytest.MonkeyPatch, later: str
-) -> None:
-    """The first look-up is checked, and so is the socket that is connected in the end."""
+def test_a_name_that_resolves_differently_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no second time: every address that a look-up gives is checked, and then connected to."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        answers = [("192.0.2.1", port) if later != "169.254.169.254" else (later, port), ("127.0.0.1", port)]
+        answers = [["127.0.0.1"], ["127.0.0.1", "169.254.169.254"]]
 
         def getaddrinfo(*_: object, **__: object) -> list[object]:
-            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", answers.pop(0))]
+            found = answers.pop(0)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-        with pytest.raises(stage_in._Forbidden):
-            guarded_pool(("127.0.0.0/8",)).request("GET", f"http://name.test:{port}/", retries=False)
+        url = f"http://name.test:{port}/"
+        connections = Connections(refuse_address)
+        with pytest.raises(Broken, match="too long"):
+            connections.ask("GET", url, {}, connect=5, silence=0.1)
+        asked = listener.accept()[0]
+        assert asked.recv(100).startswith(b"GET / HTTP/1.1\r\nHost: name.test:")
+        asked.close()
+        with pytest.raises(Never):
+            connections.ask("GET", url, {}, connect=5, silence=0.1)
         listener.setblocking(False)
-        if later == "169.254.169.254":
-            with pytest.raises(BlockingIOError):  # not even connected
-                listener.accept()
-        else:
-            connection, _ = listener.accept()
-            connection.settimeout(5)
-            assert connection.recv(100) == b""  # connected, and nothing was asked
-            connection.close()
+        with pytest.raises(BlockingIOError):  # not even connected
+            listener.accept()
+        assert answers == []
 
 
 @pytest.mark.parametrize(
@@ -328,6 +333,17 @@ def test_backoff_grows_and_is_bounded() -> None:
     assert all(0 < backoff(failures) <= 5 for failures in range(1, 2000))
     assert max(backoff(1) for _ in range(50)) <= 0.2
     assert min(backoff(9) for _ in range(50)) >= 2.5
+
+
+def retry_after(header: str | None) -> float | None:
+    """What an answer with that header asks for."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        told = "" if header is None else f"Retry-After: {header}\r\n"
+        theirs.sendall(f"HTTP/1.1 503 Later\r\n{told}Content-Length: 0\r\n\r\n".encode())
+        response = HTTPResponse(ours)
+        response.begin()
+        return Answer(response, lambda _: None).retry_after()
 
 
 def test_retry_after() -> None:
