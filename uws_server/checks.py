@@ -6,12 +6,14 @@ import contextlib
 import os
 import secrets
 import subprocess
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from http.client import HTTPResponse
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from job_templates import catalog
 from runners import sites
@@ -46,7 +48,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Everything, each finding as soon as it is known. Writes one small object and removes it again."""
+    """Everything, each finding as soon as it is known. What it makes it removes again."""
     yield from _templates(settings)
     for name in settings.sites:
         yield from _isolation(settings, name)
@@ -80,19 +82,62 @@ def _isolation(settings: Settings, name: str) -> Iterator[Finding]:
 
 def _stores(settings: Settings) -> Iterator[Finding]:
     data = settings.data.absolute()
-    if settings.redis.url:
-        yield from _examine_stores(settings)
-    elif present := running(data):
+    if not settings.redis.url and (present := running(data)):
         yield Finding("redis", "uws-server up runs on this data directory; its Redis is looked at.")
-        yield from _examine_stores(load(present, environment={}))
-    else:
+        yield from _examine_stores(load(present, environment={}), settings.objects_url)
+        return
+    with contextlib.ExitStack() as stack:
         try:
-            with only_one(data), _own_redis(settings) as server:
-                yield Finding("redis", f"{server.program} starts.")
-                own = settings.redis.model_copy(update={"url": server.url})
-                yield from _examine_stores(settings.model_copy(update={"redis": own}))
+            tried = _tried_out(settings, stack)
+        except OSError as error:
+            sentence = f"{error.filename} cannot be made or written: {error.strerror}"
+            yield Finding("data", f"{sentence}; --data names another directory", Grade.BROKEN)
+            return
+        if tried.data != settings.data:
+            yield Finding(
+                "data",
+                f"{data} holds no data yet; what follows was tried out in a passing directory there.",
+            )
+        if settings.redis.url:
+            yield from _examine_stores(tried, settings.objects_url)
+            return
+        try:
+            stack.enter_context(only_one(tried.data.absolute()))
+            server = stack.enter_context(_own_redis(tried))
         except (NoRedis, CannotStart) as error:
             yield Finding("redis", str(error), Grade.BROKEN)
+            return
+        yield Finding("redis", f"{server.program} starts.")
+        own = tried.redis.model_copy(update={"url": server.url})
+        yield from _examine_stores(tried.model_copy(update={"redis": own}), settings.objects_url)
+
+
+def _tried_out(settings: Settings, stack: contextlib.ExitStack) -> Settings:
+    """The settings with a passing directory in place of each one that the server would have to make first.
+
+    Such a directory lies where the real one would, so that disk and permissions are the same, and goes with
+    ``stack``: a look leaves nothing behind, and takes away nothing that another process made meanwhile.
+
+    :raises OSError: it cannot be made, so the real one could not either.
+    """
+    changed: dict[str, object] = {}
+    mark = "secret" if settings.redis.url else "redis"
+    if not (settings.data / mark).exists():
+        changed["data"] = _passing(settings.data.absolute(), stack)
+    url = urlsplit(settings.objects.url)
+    if url.scheme == "file" and not Path(unquote(url.path), "objects").exists():
+        place = _passing(Path(unquote(url.path)), stack)
+        changed["objects"] = settings.objects.model_copy(update={"url": place.as_uri()})
+    return settings.model_copy(update=changed)
+
+
+def _passing(wanted: Path, stack: contextlib.ExitStack) -> Path:
+    there = next(path for path in (wanted, *wanted.parents) if path.exists())
+    try:
+        made = stack.enter_context(tempfile.TemporaryDirectory(prefix=".uws-check-", dir=there))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(wanted)) from error
+    return Path(made)
 
 
 @contextlib.contextmanager
@@ -114,9 +159,10 @@ def _own_redis(settings: Settings) -> Iterator[redis_server.RedisServer]:
     finally:
         process.terminate()
         process.wait()
+        server.leave_no_socket()
 
 
-def _examine_stores(settings: Settings) -> Iterator[Finding]:
+def _examine_stores(settings: Settings, objects_url: str) -> Iterator[Finding]:
     services = Services(settings)
     try:
         problems = services.store.check()
@@ -130,11 +176,11 @@ def _examine_stores(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 "redis", "What it acknowledges is on disk: append-only file, fsynced at each write."
             )
-    yield from _examine_objects(services)
+    yield from _examine_objects(services, objects_url)
 
 
-def _examine_objects(services: Services) -> Iterator[Finding]:
-    subject = f"objects at {services.settings.objects_url}"
+def _examine_objects(services: Services, url: str) -> Iterator[Finding]:
+    subject = f"objects at {url}"
     key = f"check/{secrets.token_hex(8)}"
     content = secrets.token_bytes(1000)
     try:

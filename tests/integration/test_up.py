@@ -100,7 +100,8 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         up = UpProcess(tmp_path / "data", "--port", str(port))
         assert up.wait() == 1
-        assert up.said() == f"uws-server: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+        refusal = f"uws-server: cannot listen on 127.0.0.1 port {port}: Address already in use"
+        assert up.said() == f"{refusal}; --port names another\n"
 
 
 def test_a_data_directory_that_cannot_be_made_is_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -111,6 +112,16 @@ def test_a_data_directory_that_cannot_be_made_is_refused_in_a_sentence(tmp_path:
     assert up.said() == (
         f"uws-server: the data directory {data} cannot be made: File exists; --data names another\n"
     )
+
+
+def test_a_data_directory_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as stream:
+        command = [*UP, "--data", "/proc", "--port", "0"]
+        done = subprocess.run(command, stderr=stream, timeout=60, check=False)
+    assert done.returncode == 1
+    refusal = "uws-server: the data directory /proc cannot be written: No such file or directory"
+    assert log.read_text() == f"{refusal}; --data names another\n"
 
 
 @pytest.mark.covers("3:config-unknown-key")

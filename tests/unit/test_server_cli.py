@@ -78,8 +78,38 @@ def test_check_says_in_sentences_what_holds_and_removes_what_it_wrote(tmp_path: 
     assert any("isolation at local" in line for line in lines)
     assert any("templates: " in line and "all of them right" in line for line in lines)
     assert (done.returncode == 2) == any(line.startswith("weak") for line in lines)
-    assert not [path for path in (data / "objects").rglob("*") if path.is_file()]
-    assert not (data / "redis" / "socket").exists()
+    assert any(f"data: {data} holds no data yet" in line for line in lines)
+    assert any(f"objects at {data.as_uri()}/objects: " in line for line in lines)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.covers("3:cli-server")
+def test_check_leaves_directories_of_the_operator_as_they_are(tmp_path: Path) -> None:
+    data, objects = tmp_path / "data", tmp_path / "objects"
+    for directory in (data, objects):
+        directory.mkdir()
+        (directory / "note").write_text("mine")
+    file = tmp_path / "uws.yaml"
+    file.write_text(f"data: {data}\nobjects: {{url: '{objects.as_uri()}'}}\n")
+    done = _uws_server("check", "--config", str(file))
+    assert done.returncode in {0, 2}
+    assert f"objects at {objects.as_uri()}: An object was written" in done.stdout
+    assert sorted(tmp_path.rglob("*")) == sorted([data, data / "note", objects, objects / "note", file])
+
+
+@pytest.mark.covers("3:cli-server")
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [("{file}", "Not a directory"), ("{file}/below", "Not a directory"), ("/proc/none", "No such file")],
+)
+def test_check_says_where_no_data_can_lie(tmp_path: Path, data: str, words: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    place = data.format(file=file)
+    done = _uws_server("check", "--data", place)
+    assert done.returncode == 1
+    assert f"broken  data: {place} cannot be made or written: {words}" in done.stdout
+    assert done.stderr == ""
 
 
 @pytest.mark.covers("3:cli-server")

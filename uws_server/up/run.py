@@ -52,7 +52,7 @@ class Ready:
 def only_one(data: Path) -> Iterator[None]:
     """Refuse a second `up` on a data directory.
 
-    :raises CannotStart: there is one, or the directory cannot be made.
+    :raises CannotStart: there is one, or the directory cannot be made or written.
     """
     try:
         # Nobody else's business; the operator may widen it.
@@ -60,7 +60,12 @@ def only_one(data: Path) -> Iterator[None]:
     except OSError as error:
         sentence = f"the data directory {data} cannot be made: {error.strerror}; --data names another"
         raise CannotStart(sentence) from error
-    with (data / "up.lock").open("a+", encoding="utf-8") as stream:
+    try:
+        lock = (data / "up.lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        sentence = f"the data directory {data} cannot be written: {error.strerror}; --data names another"
+        raise CannotStart(sentence) from error
+    with lock as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -99,7 +104,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(4096)
     except OSError as error:
         listener.close()
-        raise CannotStart(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+        raise CannotStart(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; --port names another"
+        ) from error
     return listener
 
 
