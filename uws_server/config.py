@@ -75,7 +75,8 @@ class Web(_Section):
         default="",
         pattern=_HTTP_URL,
         description="What clients see before our paths, such as `https://archive.example/uws`; "
-        "empty takes scheme and host from each request.",
+        "empty takes scheme and host from each request, which has to call us by an address or this "
+        "machine's name.",
     )
     agent_url: str = Field(
         default="",

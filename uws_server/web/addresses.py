@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from uws_server.domain.errors import BadRequest
-
-_HOST = re.compile(r"[A-Za-z0-9_.-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
+from uws_server.web.hosts import host_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +46,5 @@ def of_request(environ: dict[str, Any]) -> Addresses:
 
     :raises BadRequest: the request names no host that could be one.
     """
-    host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
-    if _HOST.fullmatch(host) is None:
-        raise BadRequest("the Host header names no host")
-    return Addresses(
-        f"{environ['wsgi.url_scheme']}://{host}{quote(environ.get('SCRIPT_NAME', ''))}".rstrip("/")
-    )
+    mounted = quote(environ.get("SCRIPT_NAME", ""))
+    return Addresses(f"{environ['wsgi.url_scheme']}://{host_of(environ)}{mounted}".rstrip("/"))

@@ -10,6 +10,7 @@ from uws_server.web import errors
 from uws_server.web.agent import agent_blueprint
 from uws_server.web.current import Current
 from uws_server.web.files import results_blueprint
+from uws_server.web.hosts import refuse_foreign_names
 from uws_server.web.job import JobResources
 from uws_server.web.job_list import job_list_blueprint
 from uws_server.web.job_parameters import parameters_blueprint
@@ -53,6 +54,8 @@ def create_app(parts: Parts) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     errors.register(app)
+    if not parts.base_url:
+        app.before_request(lambda: refuse_foreign_names(request.environ, parts.names, parts.own_machine))
     if parts.own_machine:
         app.before_request(lambda: refuse_foreign_pages(request.environ))
     current = Current(parts)

@@ -13,8 +13,10 @@ monkey.patch_all()
 # ruff: noqa: E402
 import gc
 import signal
+import socket
 import threading
 from types import FrameType
+from urllib.parse import urlsplit
 
 import gevent
 from flask import Flask
@@ -50,6 +52,12 @@ class Draining:
             self._before(number, frame)
 
 
+def _names(settings: Settings) -> frozenset[str]:
+    """Of this machine, and what it is told that it is called by. Nobody is asked, as names are to be ours."""
+    told = (socket.gethostname(), settings.web.host, urlsplit(settings.agent_url).hostname or "")
+    return frozenset(name.lower() for name in told if name)
+
+
 def parts_of(services: Services, settings: Settings) -> Parts:
     """What the settings make of the edge."""
     return Parts(
@@ -61,6 +69,7 @@ def parts_of(services: Services, settings: Settings) -> Parts:
         objects=services.objects,
         links=services.links,
         base_url=settings.web.base_url,
+        names=_names(settings),
         bounds=Bounds(
             body_bytes=settings.limits.body,
             upload_bytes=settings.limits.upload,

@@ -36,9 +36,10 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The edge's surroundings. ``base_url`` is "" to take scheme and host from each request.
+    """The edge's surroundings.
 
-    ``authenticator`` finds the caller of a request. ``draining`` says that the server is
+    ``base_url`` is "" to take scheme and host from each request, whose host has to be an address then, or
+    one of ``names``. ``authenticator`` finds the caller of a request. ``draining`` says that the server is
     about to stop and takes no new jobs. ``redirect_bytes`` is the size from which a result that no
     browser would run is fetched from the object store itself; 0 streams everything. ``own_machine`` says
     that only people of this machine are to reach us, and no web pages of others through their browsers.
@@ -52,6 +53,7 @@ class Parts:
     objects: ObjectStore
     links: Links
     base_url: str = ""
+    names: frozenset[str] = frozenset()
     bounds: Bounds = field(default_factory=Bounds)
     authenticator: Authenticator = field(default_factory=Anonymous)
     draining: Callable[[], bool] = _never
