@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from job_templates.client_text import nearest
 from job_templates.job_parameters import JobParameters, default_value
-from job_templates.notebook_parameters import NotebookParameter, read_parameters
+from job_templates.notebook_parameters import read_parameters
 from job_templates.parameter_type import ParameterType
 from job_templates.reading import is_variable
 from job_templates.reserved import CONTROL_WORDS, RESOURCE_WORDS, RUNNER_WORDS, SERVICE_NAMES
@@ -22,9 +21,6 @@ from uws_server.domain.job import Parameter
 
 Mistake = tuple[tuple[str | int, ...], str]
 """The path of a key within the file, and a sentence."""
-
-MAX_NOTEBOOK_BYTES = 1024**2
-"""A notebook that ships with a template travels inside the run spec."""
 
 _PYTHON_TYPES = {
     "string": {"str"},
@@ -41,9 +37,13 @@ _PYTHON_TYPES = {
 }
 
 
-def mistakes(definition: Definition) -> list[Mistake]:
-    """What is wrong although every part by itself is right: path within the file, and a sentence."""
+def mistakes(definition: Definition, notebook: bytes | None = None) -> list[Mistake]:
+    """What is wrong although every part by itself is right: path within the file, and a sentence.
+
+    :param notebook: the one that ships with the template.
+    """
     found = [
+        *([] if notebook is None else _notebook(definition, notebook)),
         *_names(definition),
         *_places(definition),
         *_outputs(definition),
@@ -148,29 +148,11 @@ def _examples(definition: Definition) -> list[Mistake]:
     return found
 
 
-def read_shipped_notebook(path: Path, definition: Definition) -> tuple[str | None, list[Mistake]]:
-    """The text of the notebook that ships with a template, and whether its parameters are the template's."""
-    name = definition.notebook
-    if name is None or "{" in name:
-        return None, []
-    if Path(name).name != name:
-        return None, [(("notebook",), f"{name!r} does not lie beside the template; name a file there")]
-    try:
-        content = path.with_name(name).read_bytes()
-    except OSError as error:
-        return None, [(("notebook",), f"the notebook {name!r} cannot be read: {error.strerror}")]
-    if len(content) > MAX_NOTEBOOK_BYTES:
-        return None, [
-            (("notebook",), f"the notebook has {len(content)} bytes; at most {MAX_NOTEBOOK_BYTES} are taken")
-        ]
+def _notebook(definition: Definition, content: bytes) -> list[Mistake]:
     try:
         known = read_parameters(content)
     except ValueError as error:
-        return None, [(("notebook",), f"{name!r}: {error}")]
-    return content.decode("utf-8-sig"), _notebook_parameters(definition, known)
-
-
-def _notebook_parameters(definition: Definition, known: Sequence[NotebookParameter] | None) -> list[Mistake]:
+        return [(("notebook",), f"{definition.notebook!r}: {error}")]
     if known is None:
         return []
     found: list[Mistake] = []

@@ -9,10 +9,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from job_templates import cross_checks, yaml_lines
+from job_templates import yaml_lines
+from job_templates.cross_checks import Mistake, mistakes
 from job_templates.file_words import place_and_sentence
 from job_templates.schema import Definition
 from job_templates.template import Template
+
+MAX_NOTEBOOK_BYTES = 1024**2
+"""A notebook that ships with a template travels inside the run spec."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -50,9 +54,33 @@ def read_file(path: Path) -> tuple[Template | None, list[Problem]]:
     except ValidationError as error:
         wrong = [place_and_sentence(item, marked.data) for item in error.errors(include_url=False)]
         return None, sorted(Problem(file, marked.line(place), sentence) for place, sentence in wrong)
-    content, found = cross_checks.read_shipped_notebook(path, definition)
-    found += cross_checks.mistakes(definition)
+    found: list[Mistake] = []
+    notebook = None
+    try:
+        notebook = _notebook(path, definition.notebook)
+    except ValueError as error:
+        found.append((("notebook",), str(error)))
+    found += mistakes(definition, notebook)
     if found:
         return None, sorted(Problem(file, marked.line(place), sentence) for place, sentence in found)
-    digest = hashlib.sha256(raw + (content or "").encode()).hexdigest()
+    digest = hashlib.sha256(raw + (notebook or b"")).hexdigest()
+    content = None if notebook is None else notebook.decode("utf-8-sig")
     return Template(**dict(definition), digest=digest, content=content), []
+
+
+def _notebook(path: Path, name: str | None) -> bytes | None:
+    """The notebook that ships with a template, where one does.
+
+    :raises ValueError: it cannot be read, or is too large; says so.
+    """
+    if name is None or "{" in name:
+        return None
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} does not lie beside the template; name a file there")
+    try:
+        content = path.with_name(name).read_bytes()
+    except OSError as error:
+        raise ValueError(f"the notebook {name!r} cannot be read: {error.strerror}") from None
+    if len(content) > MAX_NOTEBOOK_BYTES:
+        raise ValueError(f"the notebook has {len(content)} bytes; at most {MAX_NOTEBOOK_BYTES} are taken")
+    return content
