@@ -7,7 +7,7 @@ import json
 import os
 import signal
 
-from runners.local import child, process_tree, processes
+from runners.local import child, process_tree, processes, system_calls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class BubblewrapTree(process_tree.Tree):
                 information = fcntl.fcntl(information_in, fcntl.F_DUPFD, 10)
                 os.dup2(fcntl.fcntl(self._gate_out, fcntl.F_DUPFD, 10), _GATE, inheritable=True)
                 child.apply_rlimits(self._plan["rlimits"])
-                argv = command(self._plan, information)
+                calls = _filter() if self._plan["filter"] else None
+                argv = command(self._plan, information, calls)
                 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
                 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
                 os.execv(argv[0], argv)
@@ -95,8 +96,19 @@ class BubblewrapTree(process_tree.Tree):
         return super().failure() or ("bwrap could not set up the sandbox" if self._broken else "")
 
 
-def command(plan: dict[str, Any], information: int) -> list[str]:
+def _filter() -> int:
+    """A descriptor from which `bwrap` reads the filter for system calls."""
+    descriptor = os.memfd_create("filter", 0)
+    os.write(descriptor, system_calls.program(os.uname().machine))
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def command(plan: dict[str, Any], information: int, calls: int | None) -> list[str]:
     """The `bwrap` argument vector for a plan.
+
+    :param information: the descriptor for what `bwrap` tells.
+    :param calls: the descriptor of the filter for system calls, if there is to be one.
 
     The user's program starts behind a gate in `sh`, which ends unless a word comes through it;
     `setpriv` then becomes the attempt's user, if it has one, and `env -i` gives the environment
@@ -107,6 +119,8 @@ def command(plan: dict[str, Any], information: int) -> list[str]:
     words += ["--json-status-fd", str(information), "--cap-drop", "ALL", "--clearenv"]
     if plan["network"] == "none":
         words.append("--unshare-net")
+    if calls is not None:
+        words += ["--seccomp", str(calls)]
     become = []
     if plan["uid"] is None:
         words.append("--unshare-user-try")

@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 
-from runners.local import kernel
+from runners.local import kernel, system_calls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ def drop_privileges(uid: int | None, gid: int | None) -> None:
         os.setresuid(uid, uid, uid)
     kernel.give_up_capabilities()
     kernel.check(kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
+
+
+def filter_system_calls() -> None:
+    """Keep this process from the system calls that user code may not make."""
+    kernel.filter_system_calls(system_calls.program(os.uname().machine))
 
 
 def apply_rlimits(limits: dict[str, int]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from runners.local import bubblewrap, cgroups
+from runners.local import bubblewrap, cgroups, system_calls
 from runners.local.view import package_root, view
 
 Mode = Literal["namespaces", "bubblewrap", "none"]
@@ -58,6 +58,7 @@ class Isolation:
     ``sealed`` says whether user code is kept from every credential of ours, and from the networks
     where some are to be had; where it is not, the site must serve only anonymous users of this machine.
     ``own_uid`` says whether each attempt runs as a user of its own.
+    ``filters`` says whether the system calls of jobs are filtered, ``bubblewrap`` names the program.
     ``cgroup_roots`` maps controllers to the directories in which groups can be made.
     """
 
@@ -67,6 +68,7 @@ class Isolation:
     lacks: tuple[str, ...]
     cgroup_roots: tuple[tuple[str, str], ...] = ()
     own_uid: bool = False
+    filters: bool = False
     bubblewrap: str = ""
 
 
@@ -103,7 +105,7 @@ def probe(settings: LocalSettings) -> Isolation:
 def _namespaces(settings: LocalSettings) -> Isolation:
     holds = [_OWN_UID, _OWN_VIEW, _ENDING]
     lacks: list[str] = []
-    roots = _limits(settings, holds, lacks, own_uid=True)
+    roots = _by_the_kernel(settings, holds, lacks, own_uid=True)
     _network(settings, holds, lacks)
     return Isolation(
         "namespaces",
@@ -112,6 +114,7 @@ def _namespaces(settings: LocalSettings) -> Isolation:
         (*lacks, _DISK),
         tuple(roots.items()),
         own_uid=True,
+        filters=system_calls.can_filter(),
     )
 
 
@@ -122,7 +125,7 @@ def _bubblewrap(settings: LocalSettings, *, own_uid: bool) -> Isolation:
         holds.insert(0, _OWN_UID)
     else:
         lacks.append("Jobs run as the server's own user; only the sandbox keeps them from its files.")
-    roots = _limits(settings, holds, lacks, own_uid=own_uid)
+    roots = _by_the_kernel(settings, holds, lacks, own_uid=own_uid)
     _network(settings, holds, lacks)
     return Isolation(
         "bubblewrap",
@@ -131,6 +134,7 @@ def _bubblewrap(settings: LocalSettings, *, own_uid: bool) -> Isolation:
         (*lacks, _DISK),
         tuple(roots.items()),
         own_uid=own_uid,
+        filters=system_calls.can_filter(),
         bubblewrap=shutil.which("bwrap") or "bwrap",
     )
 
@@ -141,11 +145,18 @@ def _none(settings: LocalSettings, reasons: list[str]) -> Isolation:
         "Credentials are in reach of jobs: they run as the server's own user and read all that it can.",
         "A job can kill its supervisor, and leave processes behind that clear their environment.",
     ]
-    roots = _limits(settings, holds, lacks, own_uid=False)
+    roots = _by_the_kernel(settings, holds, lacks, own_uid=False)
     if roots:
         lacks.append("Being root, a job can lift its own limits.")
     lacks += ["The network is the machine's own.", *(f"Not used: {reason}." for reason in reasons)]
-    return Isolation("none", False, tuple(holds), tuple(lacks), tuple(roots.items()))
+    return Isolation(
+        "none",
+        False,
+        tuple(holds),
+        tuple(lacks),
+        tuple(roots.items()),
+        filters=system_calls.can_filter(),
+    )
 
 
 _OWN_UID = "Each job runs as a user and group of its own, without any capability."
@@ -158,8 +169,16 @@ _DISK = (
 )
 
 
-def _limits(settings: LocalSettings, holds: list[str], lacks: list[str], *, own_uid: bool) -> dict[str, str]:
-    """Say which limits the kernel holds; the control groups with which it does."""
+def _by_the_kernel(
+    settings: LocalSettings, holds: list[str], lacks: list[str], *, own_uid: bool
+) -> dict[str, str]:
+    """Say what the kernel refuses and limits; the control groups with which it does."""
+    if system_calls.can_filter():
+        holds.append(
+            "System calls for namespaces, mounts, modules, keys and tracing of the kernel are refused."
+        )
+    else:
+        lacks.append("System calls are not filtered. (no filter for this machine or by this kernel)")
     roots = _try_cgroups(settings.cgroup) if os.geteuid() == 0 else {}
     if own_uid:
         processes = "Processes are limited for the job's user, by a limit that it cannot raise."
@@ -218,7 +237,7 @@ def _try_bubblewrap(settings: LocalSettings, uid: int | None) -> str:
             "environment": {},
             "argv": ["/bin/true"],
         }
-        command = bubblewrap.command(plan, 2)
+        command = bubblewrap.command(plan, 2, None)
         return _try(["/bin/sh", "-c", 'echo go | { exec 3<&0; exec "$@"; }', "sh", *command])
 
 

@@ -23,6 +23,7 @@ _MNT_DETACH = 2
 
 PR_SET_PDEATHSIG, PR_CAPBSET_DROP = 1, 24
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
+_PR_SET_SECCOMP, _FILTER = 22, 2
 
 
 def check(result: int, what: str) -> None:
@@ -67,6 +68,21 @@ def swap_root() -> None:
 def prctl(option: int, value: int) -> int:
     """Set one attribute of this process; -1 on failure."""
     return int(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0))
+
+
+def filter_system_calls(program: bytes) -> None:
+    """Have the kernel ask this filter before each system call of this process and of its children.
+
+    :param program: an array of struct sock_filter; `no_new_privs` must be set.
+    """
+    lines = ctypes.create_string_buffer(program, len(program))
+    header = _Program(len(program) // 8, ctypes.cast(lines, ctypes.c_void_p))
+    result = _libc.prctl(_PR_SET_SECCOMP, _FILTER, ctypes.byref(header), 0, 0)
+    check(result, "seccomp filter")
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("lines", ctypes.c_void_p))  # struct sock_fprog
 
 
 def give_up_capabilities() -> None:

@@ -80,6 +80,8 @@ class NamespaceTree(process_tree.Tree):
             child.enter_groups(doors)
             child.apply_rlimits(self._plan["rlimits"])
             child.drop_privileges(self._plan["uid"], self._plan["gid"])
+            if self._plan["filter"]:
+                child.filter_system_calls()
         except BaseException as error:  # noqa: BLE001 -- a forked child must not return
             self._fail(error)
         self._enter_program(streams)

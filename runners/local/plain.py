@@ -23,6 +23,8 @@ class PlainTree(process_tree.Tree):
                 os.setsid()
                 child.apply_rlimits(self._plan["rlimits"])
                 child.drop_privileges(None, None)
+                if self._plan["filter"]:
+                    child.filter_system_calls()
             except BaseException as error:  # noqa: BLE001 -- a forked child must not return
                 self._fail(error)
             self._enter_program(streams)

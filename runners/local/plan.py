@@ -61,6 +61,7 @@ def plan(
         "uid": uid,
         "gid": uid,
         "bubblewrap": isolation.bubblewrap,
+        "filter": isolation.filters,
         "limits": {
             "duration": spec.limits.duration,
             "grace": spec.limits.grace,

@@ -1,4 +1,4 @@
-"""An abort keeps what there is: the real supervisor, the real agent, the real door (design rule 10)."""
+"""An abort keeps what there is: the real supervisor, the real agent, the real door."""
 
 from __future__ import annotations
 

@@ -305,6 +305,7 @@ def test_without_root_the_same_holds() -> None:
         "env", "PYTHONDONTWRITEBYTECODE=1", "HOME=/nonexistent",
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-x",
         "tests/contract/test_runner.py", "tests/integration/test_local_isolation.py",
+        "tests/integration/test_local_system_calls.py",
         "tests/integration/test_local.py::test_a_fork_bomb_is_contained",
         "tests/integration/test_local.py::test_too_much_memory",
         "tests/integration/test_local.py::test_abort_ends_the_whole_tree",

@@ -17,6 +17,7 @@ from runners import ending
 from runners.local import capped_log, cgroups, processes, site_files, trees
 from runners.local.disk_watch import DiskWatch
 from runners.local.plan import environment, refusal, substitute
+from runners.local.view import view
 from uws_server.domain.runspec import Resources, RunSpec
 
 SPEC = RunSpec("01234567890123456789abcdef", 1, "test", "command", ("true",))
@@ -262,6 +263,21 @@ def test_groups_of_both_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *
 def test_substitution_happens_once() -> None:
     places = {"inputs": "{outputs}", "outputs": "/o", "parameters": "/p", "python": "/y"}
     assert substitute("{inputs}{outputs}-{x}{python}{{parameters}}", places) == "{outputs}/o-{x}/y{/p}"
+
+
+@pytest.mark.covers("3:local-isolation")
+def test_what_lies_beneath_a_hidden_place_is_hidden_once(tmp_path: Path) -> None:
+    inner = tmp_path / "hidden" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "key").touch()
+    (tmp_path / "hidden-too").mkdir()
+    hidden = (inner / "key", tmp_path / "hidden", inner, tmp_path / "hidden-too", tmp_path / "missing")
+    steps = [step for step in view((tmp_path,), hidden) if step[1].startswith(str(tmp_path))]
+    assert steps == [
+        ["bind", str(tmp_path)],
+        ["empty", str(tmp_path / "hidden")],
+        ["empty", str(tmp_path / "hidden-too")],
+    ]
 
 
 @pytest.mark.covers("3:local-runner")
