@@ -1,0 +1,144 @@
+"""A whole server whose S3 is slow, silent or gone for a while: nobody else waits, and no job is lost."""
+
+from __future__ import annotations
+
+import http.client
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.s3_gate import Gate, gate
+from tests.s3_servers import S3Server
+from tests.up_jobs import UpJobs
+from tests.up_process import running_up, until
+from uws_server.storage.s3 import S3Store
+
+pytestmark = pytest.mark.covers("4:object-store-outage")
+
+WORKING = b"""
+import time
+print("begun", flush=True)
+time.sleep(3)
+open("table.csv", "w").write("1,2,3")
+print("ended", flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Behind:
+    """A running `up` that sees its store through a gate."""
+
+    jobs: UpJobs
+    gate: Gate
+    store: S3Store
+    """The same store, past the gate."""
+
+    def keys(self, job: str) -> list[str]:
+        """What is stored of a job."""
+        return [stored.key for stored in self.store.list(f"jobs/{job.rpartition('/')[2]}")]
+
+    def printed(self, job: str) -> bytes:
+        """What the job has printed, as it lies on the machine that runs it."""
+        attempts = self.jobs.up.data / "sites" / "local" / "attempts"
+        logs = attempts.glob(f"{job.rpartition('/')[2]}.*/**/logs/stdout")
+        return b"".join(log.read_bytes() for log in logs)
+
+
+@pytest.fixture(scope="module")
+def behind(
+    s3_servers: Callable[[str], S3Server], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Behind]:
+    server = s3_servers("versitygw")
+    bucket = server.bucket()
+    with gate(server.endpoint) as between:
+        environment = {
+            **server.environment(),
+            "UWS_OBJECTS__URL": f"s3://{bucket.name}",
+            "UWS_OBJECTS__ENDPOINT": between.endpoint,
+            "UWS_WEB__WORKERS": "1",
+        }
+        data = tmp_path_factory.mktemp("up-outage") / "data"
+        with running_up(data, environment=environment) as up:
+            yield Behind(UpJobs(up), between, S3Store(bucket))
+
+
+@pytest.fixture
+def job(behind: Behind) -> str:
+    job = behind.jobs.submit("script", b'print("hello")')
+    behind.jobs.reach(job, "COMPLETED")
+    return job
+
+
+def test_a_slow_store_holds_up_nobody_else(behind: Behind, job: str) -> None:
+    """100 requests hang in the only web process, more than it has threads for them; phases are answered."""
+    behind.gate.hold()
+    try:
+        before = behind.gate.entered
+        with ThreadPoolExecutor(100) as threads:
+            hanging = [threads.submit(behind.jobs.ask, f"{job}/results/stdout") for _ in range(100)]
+            until(lambda: behind.gate.entered - before > 20, what="requests that wait for the store")
+            slowest = 0.0
+            for _ in range(100):
+                began = time.monotonic()
+                assert behind.jobs.ask(f"{job}/phase").text == "COMPLETED"
+                slowest = max(slowest, time.monotonic() - began)
+            assert not any(request.done() for request in hanging)
+            behind.gate.release()
+            answers = [request.result(60) for request in hanging]
+    finally:
+        behind.gate.release()
+    print(f"slowest phase while the store hung: {slowest * 1000:.0f} ms")
+    assert slowest < 1
+    assert {(answer.status, answer.body) for answer in answers} == {(200, b"hello\n")}
+
+
+def test_a_store_that_is_gone_is_said(behind: Behind, job: str) -> None:
+    behind.gate.refuse()
+    try:
+        result = behind.jobs.ask(f"{job}/results/stdout")
+        assert (result.status, result.text) == (503, "the object store does not answer just now; try again")
+        assert behind.jobs.ask(f"{job}/phase").text == "COMPLETED"
+        until(lambda: behind.jobs.ask("/health").status == 503, what="the word that it is gone")
+        assert behind.jobs.ask("/health").text == "the object store does not answer"
+    finally:
+        behind.gate.admit()
+    until(lambda: behind.jobs.ask("/health").status == 200, what="the word that it is back")
+
+
+def test_a_job_whose_store_is_gone_when_it_ends_is_not_lost(behind: Behind) -> None:
+    job = behind.jobs.submit("script", WORKING)
+    behind.jobs.reach(job, "EXECUTING")
+    until(lambda: behind.jobs.result(job, "stdout") == b"begun\n", what="the first line")
+    behind.gate.refuse()
+    try:
+        until(lambda: b"ended" in behind.printed(job), what="the end of the user's code")
+        before = behind.gate.entered
+        until(lambda: behind.gate.entered > before + 5, what="tries to store its results")
+        found = behind.jobs.look(job)
+        assert found["phase"] == "EXECUTING" or found["finalising"]
+    finally:
+        behind.gate.admit()
+    found = behind.jobs.reach(job, "COMPLETED", "ERROR")
+    assert (found["phase"], found["attempt"]) == ("COMPLETED", 1)
+    assert behind.jobs.result(job, "stdout") == b"begun\nended\n"
+    behind.jobs.gone(job)
+
+
+def test_what_a_deleted_job_stored_goes_once_the_store_is_back(behind: Behind, job: str) -> None:
+    assert behind.keys(job)
+    behind.gate.refuse()
+    try:
+        parts = urlsplit(job)
+        with closing(http.client.HTTPConnection(parts.netloc, timeout=30)) as connection:
+            connection.request("DELETE", parts.path)
+            assert connection.getresponse().status == 303
+        assert behind.jobs.ask(job).status == 404
+        assert behind.keys(job)
+    finally:
+        behind.gate.admit()
+    until(lambda: not behind.keys(job), what="the end of the job's objects")
