@@ -99,7 +99,7 @@ def _places(definition: Definition) -> list[Mistake]:
         for word in re.findall(r"\{(\w+)\}", text):
             if word not in RUNNER_WORDS and word != "value":
                 meant = f"; did you mean {{value:{word}}}?" if definition.find(word) else None
-                hint = meant or _hint(word, sorted(RUNNER_WORDS))
+                hint = meant or _hint(f"{{{word}}}", [f"{{{known}}}" for known in sorted(RUNNER_WORDS)])
                 found.append((path, f"{{{word}}} is nothing that a runner replaces{hint}"))
     for key in definition.environment:
         if not is_variable(key):

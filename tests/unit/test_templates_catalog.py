@@ -166,7 +166,7 @@ def test_an_operators_template_takes_the_place_of_a_shipped_one_but_not_of_anoth
             'kind: command\nenvironment:\n  FIELD: "{value:feild}"\n',
             ["5: {value:feild} names no parameter; did you mean field?"],
         ),
-        ("{python}", "{pyton}", ["4: {pyton} is nothing that a runner replaces; did you mean python?"]),
+        ("{python}", "{pyton}", ["4: {pyton} is nothing that a runner replaces; did you mean {python}?"]),
         ("id: result", "id: table", ["9: the only output of a service has the id 'result'"]),
         ("id: result", "id: stdout", ["9: outputs.stdout.id: the result id 'stdout' is the server's own"]),
         (

@@ -136,6 +136,41 @@ def test_without_the_notebook_at_hand_values_stay_text_and_the_command_says_so()
     assert (spec.parameters, spec.command[-2:]) == ({"N": "3"}, ("--text", "N"))
 
 
+_ODD = [
+    "",
+    " ",
+    "nan",
+    "-inf",
+    "Infinity",
+    "\u22125",
+    "1e400",
+    "1.5 d",
+    "1_000",
+    "0x10",
+    "1,5",
+    "\uff11",
+    "[1]",
+    "yes",
+]
+
+
+@pytest.mark.covers("3:bad-parameter")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *((name, text) for name in ("p.phase", "p.N", "p.wait", "p.opts") for text in _ODD),
+        ("p.wait", "TRUE"),
+        ("p.wait", "2"),
+        ("p.N", "3.0"),
+        ("p.N", "true"),
+        ("p.phase", "True"),
+    ],
+)
+def test_what_looks_like_a_value_of_the_type_but_is_none_is_refused(name: str, text: str) -> None:
+    with pytest.raises(BadRequest, match=rf"^parameter {name} is .*; the notebook takes "):
+        own((name, text))
+
+
 _NAMES = st.sampled_from(
     ["p.phase", "p.N", "p.n", "P.wait", "p.last", "p.opts", "p.free", "parameters", "p.ñ"]
 )
