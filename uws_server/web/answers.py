@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from flask import Response
+from flask import Response, request
 from werkzeug.datastructures import Headers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 Header = tuple[str, str]
+_ALWAYS: tuple[Header, ...] = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
 
 
 class Answer(Response):
@@ -50,20 +51,15 @@ class Answer(Response):
 
 def document(body: bytes, content_type: str) -> Response:
     """A document about a job, in the format that the client likes."""
-    return Answer(
-        "200 OK", [("Content-Type", content_type), ("Cache-Control", "no-store"), ("Vary", "Accept")], body
-    )
+    headers = [("Content-Type", content_type), *_ALWAYS, ("Vary", "Accept")]
+    return Answer("200 OK", headers, body)
 
 
 def text(value: str) -> Response:
     """A value as exact bytes, nothing around it (UWS-73, UWS-75)."""
     return Answer(
         "200 OK",
-        [
-            ("Content-Type", "text/plain; charset=utf-8"),
-            ("Cache-Control", "no-store"),
-            ("X-Content-Type-Options", "nosniff"),
-        ],
+        [("Content-Type", "text/plain; charset=utf-8"), *_ALWAYS],
         # An error's detail may be a log with anything in it.
         value.encode(errors="replace"),
     )
@@ -71,4 +67,13 @@ def text(value: str) -> Response:
 
 def redirect(address: str) -> Response:
     """Exactly 303, to an absolute address (UWS-13)."""
-    return Answer("303 See Other", [("Location", address), ("Cache-Control", "no-store")], b"")
+    return Answer("303 See Other", [("Location", address), *_ALWAYS], b"")
+
+
+def published(body: str | bytes, content_type: str) -> Response:
+    """A document that is the same for everybody until the server starts anew; who has it already gets 304."""
+    response = Response(body, 200, content_type=content_type)
+    response.headers["Cache-Control"] = "no-cache"
+    response.add_etag()
+    response.make_conditional(request)
+    return response

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Flask, Request, request
+from flask import Flask, Request, Response, request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
 from uws_server.web import errors
 from uws_server.web.agent import agent_blueprint
+from uws_server.web.answers import Answer
 from uws_server.web.current import Current
 from uws_server.web.files import results_blueprint
 from uws_server.web.hosts import refuse_foreign_names
@@ -44,6 +45,14 @@ class Edge(Flask):
         environ = request.environ
         path = environ.get("PATH_INFO", "").encode("latin-1").decode(errors="replace")
         return MapAdapter(self.url_map, "", "/", "", "http", path, environ["REQUEST_METHOD"])
+
+    def process_response(self, response: Response) -> Response:
+        """Unless an answer says otherwise no cache keeps it; a browser takes it for what it says it is."""
+        response = super().process_response(response)
+        if not isinstance(response, Answer):  # which has both
+            response.headers.setdefault("Cache-Control", "no-store")
+            response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        return response
 
 
 def create_app(parts: Parts) -> Flask:

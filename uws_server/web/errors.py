@@ -57,8 +57,6 @@ def refusal(status: int, sentence: str, headers: dict[str, str] | None = None) -
         body, media_type = sentence, "text/plain; charset=utf-8"
     # Names may hold anything that the client sent, lone surrogates included.
     response = Response(body.encode(errors="replace"), status, content_type=media_type)
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.update(headers or {})
     return response
 

@@ -55,9 +55,13 @@ def parameters_blueprint(parts: Parts, current: Current) -> Blueprint:
         upload = found[0].upload
         if upload is None:
             return text("\n".join(one.value for one in found))
-        content = () if request.method == "HEAD" else jobs.parameter_content(job, found[0])
-        response = Response(content, 200, content_type=upload.media_type, direct_passthrough=True)
-        response.content_length = upload.size
+        known = request.if_none_match.contains_weak(upload.sha256)
+        content = () if known or request.method == "HEAD" else jobs.parameter_content(job, found[0])
+        response = Response(content, 304 if known else 200, direct_passthrough=True)
+        response.set_etag(upload.sha256)
+        if not known:
+            response.content_type = upload.media_type
+            response.content_length = upload.size
         return hostile(response, upload.media_type, found[0].value)
 
     @blueprint.route("/<path:name>", methods=["PUT"], provide_automatic_options=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from html import escape
 from typing import Any
 
@@ -12,30 +13,42 @@ from flask import Blueprint, Response
 from job_templates.description import describe, parameter_schema
 from job_templates.template import Template
 from uws_server.web.addresses import Addresses
+from uws_server.web.answers import published
+from uws_server.web.current import JSON
 from uws_server.web.openapi import openapi_document
 from uws_server.web.parts import Parts
+
+_NOTHING_BUT_STYLE = (
+    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 def services_blueprint(parts: Parts, addresses: Callable[[], Addresses]) -> Blueprint:
     """The lists of services."""
     blueprint = Blueprint("services", __name__)
 
+    # Made once for each address that the server is called by: that takes as long as a hundred jobs are read.
+    @lru_cache(maxsize=16)
+    def services_at(base: str) -> str:
+        return json.dumps({"services": [described(one, Addresses(base)) for one in parts.catalog]})
+
+    @lru_cache(maxsize=16)
+    def openapi_at(base: str) -> str:
+        return json.dumps(openapi_document(parts.catalog, base))
+
     @blueprint.route("/services", methods=["GET"], provide_automatic_options=False)
     def services() -> Response:
-        listed = [described(template, addresses()) for template in parts.catalog]
-        return _json({"services": listed})
+        return published(services_at(addresses().base), JSON)
 
     @blueprint.route("/openapi.json", methods=["GET"], provide_automatic_options=False)
     def openapi() -> Response:
-        return _json(openapi_document(parts.catalog, addresses().base))
+        return published(openapi_at(addresses().base), JSON)
 
     @blueprint.route("/", methods=["GET"], provide_automatic_options=False)
     def home() -> Response:
-        response = Response(
-            home_page(parts.catalog, addresses()), 200, content_type="text/html; charset=utf-8"
-        )
-        response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'self'"
-        response.headers["X-Content-Type-Options"] = "nosniff"
+        response = published(home_page(parts.catalog, addresses()), "text/html; charset=utf-8")
+        response.headers["Content-Security-Policy"] = _NOTHING_BUT_STYLE
+        response.headers["Referrer-Policy"] = "no-referrer"
         return response
 
     return blueprint
@@ -73,7 +86,3 @@ def home_page(templates: Iterable[Template], addresses: Addresses) -> str:
         f'<p><a href="{escape(addresses.base)}/services">Services and their parameters as JSON</a> · '
         f'<a href="{escape(addresses.base)}/openapi.json">OpenAPI</a></p>\n</body>\n</html>\n'
     )
-
-
-def _json(document: Any) -> Response:
-    return Response(json.dumps(document), 200, content_type="application/json")

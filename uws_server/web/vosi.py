@@ -14,7 +14,8 @@ from uws_server.domain.instants import to_iso
 from uws_server.storage.base import NotStored, StorageUnavailable
 from uws_server.store.base import StoreUnavailable
 from uws_server.web.addresses import Addresses
-from uws_server.web.answers import text
+from uws_server.web.answers import published, text
+from uws_server.web.current import XML
 from uws_server.web.errors import refusal
 from uws_server.web.parts import Parts
 from uws_server.web.render_xml import XSI, legal
@@ -24,7 +25,6 @@ _CAPABILITIES = "http://www.ivoa.net/xml/VOSICapabilities/v1.0"
 _VODATASERVICE = "http://www.ivoa.net/xml/VODataService/v1.1"
 _RESOURCE = "http://www.ivoa.net/xml/VOResource/v1.0"
 _TYPE = f"{{{XSI}}}type"
-_XML = "text/xml; charset=utf-8"
 _REMEMBERED = 1.0  # seconds for which an answer of the back ends is taken as theirs
 
 
@@ -83,13 +83,15 @@ def vosi_blueprint(parts: Parts, addresses: Callable[[], Addresses]) -> Blueprin
     def capabilities(service: str) -> Response:
         template = parts.catalog.get(service)
         body = capabilities_document(addresses().service(service), f"{template.title}, synchronously")
-        return Response(body, 200, [("Content-Type", _XML), ("Last-Modified", http_date(since // 1000))])
+        response = published(body, XML)
+        response.headers["Last-Modified"] = http_date(since // 1000)
+        return response
 
     @blueprint.route("/<service>/availability", methods=["GET"], provide_automatic_options=False)
     def availability(service: str) -> Response:
         parts.catalog.get(service)
         body = availability_document(back_ends.availability(), since)
-        return Response(body, 200, [("Content-Type", _XML), ("Cache-Control", "no-store")])
+        return Response(body, 200, content_type=XML)
 
     @blueprint.route("/health", methods=["GET"], provide_automatic_options=False)
     def health() -> Response:
