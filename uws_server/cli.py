@@ -27,6 +27,18 @@ EX_TEMPFAIL = 75
 EX_CONFIG = 78
 """Exit code: the settings cannot be used; starting again will not help."""
 
+EXIT_CODES = """
+Exit codes:
+
+\b
+  0    done, or stopped as asked
+  1    something needed does not start, or what was checked is broken
+  2    the command line was wrong; of `check`: it works, but promises less
+  75   something needed does not answer just now
+  78   the settings cannot be used: starting again will not help
+  130  ended at once by a second Ctrl-C
+"""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -72,7 +84,9 @@ def _load(file: Path | None, **options: Any) -> Settings:
     return settings
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="uws-server")
 def cli() -> None:
     """Batch jobs for science archives: UWS 1.1 in front, workers behind, results in object storage.
@@ -127,6 +141,9 @@ def up(
             click.echo(f"  {line}")
 
     if ready_file is not None:
+        directory = ready_file.absolute().parent
+        if not os.access(directory, os.W_OK | os.X_OK):
+            _fail(f"--ready-file {ready_file} cannot be written: {directory} is no directory to write in", 1)
         ready_file.unlink(missing_ok=True)
     try:
         sys.exit(Up(settings, isolation=isolation, on_ready=ready, verbose=verbose).run())
@@ -271,6 +288,13 @@ def check_templates(file: Path | None, data: Path | None, directories: tuple[Pat
     from job_templates import catalog
 
     if directories:
+        for directory in directories:
+            if directory.is_file():
+                _fail(f"{directory} is a file; name the directory that holds it: {directory.parent}", 2)
+            if directory.is_dir() and not any(
+                path.suffix in {".yaml", ".yml"} for path in directory.iterdir()
+            ):
+                _fail(f"{directory} holds no template: none of its files ends in .yaml or .yml", 1)
         problems = catalog.check(directories, shipped=False)
     else:
         settings = _load(file, data=data)
@@ -308,7 +332,8 @@ def _build(settings: Settings) -> Services:
     except NotDurable as error:
         _fail(str(error), EX_CONFIG)
     except StoreUnavailable as error:
-        _fail(f"Redis does not answer: {error}", EX_TEMPFAIL)
+        said = str(error.__cause__ or error).rstrip(".")
+        _fail(f"Redis does not answer: {said}. Does it run where redis.url says?", EX_TEMPFAIL)
 
 
 def _stopped_by_signal(wake: Callable[[], None]) -> threading.Event:

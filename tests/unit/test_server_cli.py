@@ -20,6 +20,7 @@ def _uws_server(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.covers("3:cli-server")
 def test_every_command_is_listed_and_explains_itself() -> None:
     listed = _uws_server("--help").stdout
+    assert "Exit codes:" in listed
     for command in COMMANDS:
         assert f"  {command} " in listed
         assert _uws_server(command, "--help").returncode == 0
@@ -134,3 +135,41 @@ def test_templates_are_checked_and_listed(tmp_path: Path) -> None:
     done = _uws_server("templates", "check", str(tmp_path))
     assert done.returncode == 1
     assert f"{bad}:2: " in done.stdout
+
+
+@pytest.mark.covers("3:templates-check")
+def test_a_check_of_no_template_is_no_success(tmp_path: Path) -> None:
+    empty = _uws_server("templates", "check", str(tmp_path))
+    assert (empty.returncode, empty.stdout) == (1, "")
+    assert empty.stderr == (
+        f"uws-server: {tmp_path} holds no template: none of its files ends in .yaml or .yml\n"
+    )
+    (tmp_path / "mine.yaml").write_text("name: mine\n")
+    file = _uws_server("templates", "check", str(tmp_path / "mine.yaml"))
+    assert file.returncode == 2
+    assert file.stderr.endswith(f"is a file; name the directory that holds it: {tmp_path}\n")
+
+
+@pytest.mark.parametrize(
+    "words", [("up",), ("web",), ("worker", "--site", "local"), ("watch", "--site", "local"), ("reconcile",)]
+)
+def test_a_redis_that_does_not_answer_is_said_once_with_where_to_look(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    file = tmp_path / "uws.yaml"
+    file.write_text(f"redis: {{url: 'unix://{tmp_path}/none'}}\n")
+    done = _uws_server(*words, "--config", str(file), "--data", str(tmp_path / "data"))
+    assert done.returncode == 75
+    assert done.stderr.startswith("uws-server: Redis does not answer: Error 2 connecting to")
+    assert done.stderr.endswith(". Does it run where redis.url says?\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_ready_file_that_cannot_be_written_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    file = tmp_path / "none" / "ready.json"
+    done = _uws_server("up", "--data", str(tmp_path / "data"), "--ready-file", str(file))
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"uws-server: --ready-file {file} cannot be written: {file.parent} is no directory to write in\n"
+    )
+    assert list(tmp_path.iterdir()) == []
