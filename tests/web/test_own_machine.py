@@ -13,9 +13,9 @@ OWN = "localhost:8080"
 POST = ("POST", "/stack/async")
 
 
-@pytest.fixture
-def pages(world: World) -> FlaskClient:
-    return world.app(own_machine=True, base_url="").test_client()
+@pytest.fixture(params=["", f"http://{OWN}"], ids=["directly", "by a proxy of the same machine"])
+def pages(world: World, request: pytest.FixtureRequest) -> FlaskClient:
+    return world.app(own_machine=True, base_url=request.param).test_client()
 
 
 def ask(client: FlaskClient, method: str, path: str, host: str = OWN, **headers: str) -> Any:

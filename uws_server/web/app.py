@@ -63,7 +63,7 @@ def create_app(parts: Parts) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     errors.register(app)
-    if not parts.base_url:
+    if parts.own_machine or not parts.base_url:
         app.before_request(lambda: refuse_foreign_names(request.environ, parts.names, parts.own_machine))
     if parts.own_machine:
         app.before_request(lambda: refuse_foreign_pages(request.environ))
