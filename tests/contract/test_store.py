@@ -30,7 +30,7 @@ from uws_server.domain.events import (
     Succeeded,
     advance,
 )
-from uws_server.domain.job import Job, Parameter, Workload
+from uws_server.domain.job import ErrorSummary, Job, Parameter, Workload
 from uws_server.domain.phase import LISTED, Phase
 from uws_server.store import records
 from uws_server.store.base import (
@@ -420,6 +420,28 @@ def test_progress_is_noted_for_the_current_attempt_only(store: JobStore) -> None
     assert job is not None
     assert job.progress == (3, 9)
     assert apply(store, "1", AbortRequested()).phase is Phase.ABORTED  # progress made no new version
+
+
+@pytest.mark.covers("4:begins-once")
+def test_an_attempt_begins_in_one_place_only(store: JobStore) -> None:
+    put(store, id="1")
+    assert not store.begin("1", 1, "pod-a")
+    assert not store.begin("nobody", 1, "pod-a")
+    apply(store, "1", RUN)
+    store.claim("local", ROOM, 60)
+    assert not store.begin("1", 2, "pod-a")
+    assert store.begin("1", 1, "pod-a")
+    assert store.begin("1", 1, "pod-a")
+    assert not store.begin("1", 1, "pod-b")
+    apply(store, "1", ClaimLapsed(1))
+    assert not store.begin("1", 1, "pod-b")
+    assert store.begin("1", 1, "pod-a")
+    store.claim("local", ROOM, 60)
+    apply(store, "1", Launched(1), AttemptLost(1, NOW, ErrorSummary("gone", transient=True), 3))
+    assert not store.begin("1", 1, "pod-a")
+    assert store.begin("1", 2, "pod-b")
+    apply(store, "1", AbortRequested())
+    assert not store.begin("1", 2, "pod-b")
 
 
 QUOTA = Quota(bytes=100, files=3, log_bytes=50)

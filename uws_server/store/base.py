@@ -159,6 +159,13 @@ class JobStore(Protocol):
     def report(self, job_id: str, attempt: int, done: int, of: int) -> None:
         """Note progress of the current attempt; of any other, nothing happens."""
 
+    def begin(self, job_id: str, attempt: int, place: str) -> bool:
+        """Let the code of an attempt start in one place, such as a pod: the first that asks.
+
+        The same place is answered the same again. False where another was first, and when the attempt is
+        not to start, or not any more.
+        """
+
     def count(self, job_id: str, attempt: int, planned: Sequence[Planned], quota: Quota) -> int | None:
         """Count what an attempt is about to store, all of it or nothing.
 

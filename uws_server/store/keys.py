@@ -1,7 +1,7 @@
 """What the job store keeps in Redis, and under which names, all of them below ``uws:``.
 
     j:{id} s:{id} o:{id}         hash, spec and outcome of a job (see `records`)
-    n:{id}                       what the running attempt has stored, by digests of the names
+    n:{id}                       what the running attempt has stored, by digests of names; where it began
     l:{service}:{owner}:{phase}  ids by creation: what lists are made of
     w:{site}:{owner}             a waiting line: ids by when they were queued
     e:{site}                     owners with a waiting line, by the turn they last had

@@ -29,6 +29,9 @@ def _now() -> Instant:
     return time.time_ns() // 1_000_000
 
 
+_MAY_BEGIN = frozenset({Workload.WAITING, Workload.CLAIMED, Workload.ACTIVE})
+
+
 class MemoryStore:
     """Jobs in a dictionary; every index is worked out when it is asked for."""
 
@@ -46,6 +49,7 @@ class MemoryStore:
         self._fence = 0
         self._events: list[JobEvent] = []
         self._sizes: dict[str, dict[str, int]] = {}
+        self._places: dict[str, str] = {}
         self._logs: dict[str, dict[str, tuple[int, int]]] = {}
 
     def create(self, job: Job, key: str = "", fingerprint: str = "") -> Job:
@@ -119,6 +123,7 @@ class MemoryStore:
             self._claims.pop(after.id, None)
         if after.workload is Workload.NONE or (before and before.attempt != after.attempt):
             self._sizes.pop(after.id, None)
+            self._places.pop(after.id, None)
             self._logs.pop(after.id, None)
         newly_deleted = after.deleted and not (before and before.deleted)
         newly_archived = after.phase is Phase.ARCHIVED and not (before and before.phase is Phase.ARCHIVED)
@@ -155,6 +160,7 @@ class MemoryStore:
             if forget:
                 self._jobs.pop(job_id, None)
                 self._sizes.pop(job_id, None)
+                self._places.pop(job_id, None)
                 self._logs.pop(job_id, None)
             return True
 
@@ -191,6 +197,14 @@ class MemoryStore:
             if job is not None and job.attempt == attempt and job.progress != (done, of):
                 self._jobs[job_id] = replace(job, progress=(done, of))
                 self._tell(job, "progress")
+
+    def begin(self, job_id: str, attempt: int, place: str) -> bool:
+        """See `JobStore.begin`."""
+        with self._guard:
+            job = self._jobs.get(job_id)
+            if job is None or job.attempt != attempt or job.workload not in _MAY_BEGIN:
+                return False
+            return self._places.setdefault(job_id, place) == place
 
     def count(self, job_id: str, attempt: int, planned: Sequence[Planned], quota: Quota) -> int | None:
         """See `JobStore.count`."""

@@ -94,6 +94,7 @@ class RedisStore:
         self._change = self._script("change")
         self._claim = self._script("claim")
         self._report = self._script("report")
+        self._begin = self._script("begin")
         self._count = self._script("count")
         self._cleared = self._script("cleared")
         self._lease = self._script("lease")
@@ -209,6 +210,11 @@ class RedisStore:
         """See `JobStore.report`."""
         with _reached():
             self._report([keys.job(job_id), keys.EVENTS], [attempt, f"{done}/{of}", EVENTS_KEPT, job_id])
+
+    def begin(self, job_id: str, attempt: int, place: str) -> bool:
+        """See `JobStore.begin`."""
+        with _reached():
+            return bool(self._begin([keys.job(job_id), keys.counts(job_id)], [attempt, place]))
 
     def count(self, job_id: str, attempt: int, planned: Sequence[Planned], quota: Quota) -> int | None:
         """See `JobStore.count`. 50 bytes of Redis a name, while the attempt lasts."""
