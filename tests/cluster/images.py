@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
 import platform
 import shutil
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,16 +15,16 @@ from typing import Any
 
 from tests.cluster.layout import ROOT
 from tests.cluster.node import run
-from tests.cluster.programs import say
+from tests.cluster.programs import CACHE, locked, say
 
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
 
 
-def pack(name: str, directory: Path, archive: Path, config: Mapping[str, Any]) -> None:
-    """Write a directory as a one-layer image, with a config in OCI's words (Cmd, Entrypoint, User…).
+def pack(name: str, directories: Sequence[Path], archive: Path, config: Mapping[str, Any]) -> None:
+    """Write directories as the layers of an image, with a config in OCI's words (Cmd, Entrypoint, User…).
 
-    The tag must not be `latest`: the kubelet would try to pull it. The same directory gives the same image.
+    The tag must not be `latest`: the kubelet would try to pull it. The same directories give the same image.
     """
 
     def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -35,18 +33,20 @@ def pack(name: str, directory: Path, archive: Path, config: Mapping[str, Any]) -
         return entry
 
     with tempfile.TemporaryDirectory(dir=archive.parent) as work:
-        layer = Path(work, "layer.tar")
-        with tarfile.open(layer, "w") as tar:
-            tar.add(directory, ".", filter=plain)
-        with layer.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        layers = [Path(work, f"layer{number}.tar") for number in range(len(directories))]
+        digests = []
+        for directory, layer in zip(directories, layers, strict=True):
+            with tarfile.open(layer, "w") as tar:
+                tar.add(directory, ".", filter=plain)
+            with layer.open("rb") as file:
+                digests.append(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
         described = {
             "architecture": ARCHITECTURE,
             "os": "linux",
             "config": {"Env": [PATH]} | dict(config),
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+            "rootfs": {"type": "layers", "diff_ids": digests},
         }
-        manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+        manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": [layer.name for layer in layers]}]
         half = Path(work, "image.tar")
         with tarfile.open(half, "w") as tar:
             for member, document in (("manifest.json", manifest), ("config.json", described)):
@@ -54,7 +54,8 @@ def pack(name: str, directory: Path, archive: Path, config: Mapping[str, Any]) -
                 entry = tarfile.TarInfo(member)
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
-            tar.add(layer, "layer.tar", filter=plain)
+            for layer in layers:
+                tar.add(layer, layer.name, filter=plain)
         half.rename(archive)
 
 
@@ -63,7 +64,7 @@ def program_image(name: str, program: Path, archive: Path, *, arguments: Sequenc
     with tempfile.TemporaryDirectory(dir=archive.parent) as root:
         Path(root).chmod(0o755)
         shutil.copy(program, Path(root, program.name))
-        pack(name, Path(root), archive, {"Entrypoint": [f"/{program.name}"], "Cmd": list(arguments)})
+        pack(name, [Path(root)], archive, {"Entrypoint": [f"/{program.name}"], "Cmd": list(arguments)})
 
 
 def busybox_image(archive: Path) -> None:
@@ -82,7 +83,7 @@ def busybox_image(archive: Path) -> None:
             "root:x:0:0:root:/root:/bin/sh\nuser:x:10001:10001:user:/tmp:/bin/sh\n"
         )
         (root / "etc/group").write_text("root:x:0:\nuser:x:10001:\n")
-        pack("localhost/busybox:1", root, archive, {"Cmd": ["/bin/sh"]})
+        pack("localhost/busybox:1", [root], archive, {"Cmd": ["/bin/sh"]})
 
 
 def _debian(place: Path) -> Path:
@@ -100,31 +101,43 @@ def _debian(place: Path) -> Path:
     return root
 
 
-def agent_image(place: Path, archive: Path) -> None:
-    """``localhost/agent:1``: Debian's Python and this checkout's agent with what it imports.
+def agent_image() -> Path:
+    """``localhost/agent:1``: Debian's Python and this checkout's agent, which needs no library.
 
-    It stands in for the agent's published image: same code, another base, made without a registry.
+    It stands in for the agent's published image: same code, another base, made without a registry. Gives the
+    archive, which is made once for each state of the code.
     """
-    base = _debian(place)
-    with tempfile.TemporaryDirectory(dir=place) as work:
-        root = Path(work, "root")
-        subprocess.run(["cp", "-a", "--reflink=auto", str(base), str(root)], check=True, timeout=120)
-        packages = root / "usr/lib/python3/dist-packages"
-        for package in ("runners", "uws_server"):
-            shutil.copytree(ROOT / package, packages / package, ignore=shutil.ignore_patterns("__pycache__"))
-        # The only library that the agent imports; it is Python alone, so any interpreter's copy will do.
-        found = importlib.util.find_spec("urllib3")
-        if found is None or found.origin is None:
-            raise FileNotFoundError("urllib3 is not installed here: run scripts/setup")
-        shutil.copytree(
-            Path(found.origin).parent, packages / "urllib3", ignore=shutil.ignore_patterns("__pycache__")
-        )
-        pack(
-            "localhost/agent:1",
-            root,
-            archive,
-            {"Entrypoint": ["python3", "-m", "runners.agent"], "User": "10001:10001"},
-        )
+    sources = [ROOT / "runners", ROOT / "uws_server"]
+    archive = CACHE / f"agent-{_fingerprint(sources)}.tar"
+    with locked(CACHE / "agent.lock"):
+        if not archive.exists():
+            for old in CACHE.glob("agent-*.tar"):
+                old.unlink()
+            _make_agent_image(sources, archive)
+    return archive
+
+
+def _fingerprint(sources: Sequence[Path]) -> str:
+    told = hashlib.sha256()
+    for source in sources:
+        for path in sorted(source.rglob("*.py")):
+            told.update(f"{path}\n".encode() + path.read_bytes())
+    return told.hexdigest()[:12]
+
+
+def _make_agent_image(sources: Sequence[Path], archive: Path) -> None:
+    base = _debian(CACHE)
+    with tempfile.TemporaryDirectory(dir=CACHE) as work:
+        code = Path(work, "code")
+        # With the modes that the base has: a layer's directory replaces the one below.
+        packages = code / "usr" / "lib" / "python3" / "dist-packages"
+        packages.mkdir(parents=True, mode=0o755)
+        for source in sources:
+            shutil.copytree(source, packages / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        for directory in [code, *code.rglob("*")]:
+            directory.chmod(0o755 if directory.is_dir() else 0o644)
+        config = {"Entrypoint": ["python3", "-m", "runners.agent"], "User": "10001:10001"}
+        pack("localhost/agent:1", [base, code], archive, config)
 
 
 def make_basic_images(programs: Path) -> list[Path]:

@@ -1,7 +1,8 @@
 """Where a test cluster lives: its directory, its names and its addresses.
 
 Up to sixteen clusters can be on one machine. Each has a number, and everything it makes is named by that
-number or lies in its directory: two never meet, and what a killed one left can be told from what a living one needs.
+number or lies in its directory: two never meet, and what a killed one left is not what a
+living one needs.
 """
 
 from __future__ import annotations

@@ -3,9 +3,12 @@
 It runs as process 1 of process, mount and network namespaces of its own. So one kill ends all that ever ran
 on the node, pods included, and the kernel itself takes mounts and network cards away.
 
-Run as ``python -m tests.cluster.node_init DIRECTORY [FD]``. It listens on DIRECTORY/init.sock for one JSON
-object a connection and answers with one: ``{"do": "start", "name": …, "argv": […]}``, ``{"do": "signal", "name": …,
-"signal": 9}``, ``{"do": "list"}``. When the process that pidfd FD stands for ends, the node ends too.
+Run as ``python -m tests.cluster.node_init DIRECTORY [FD]``. It listens on DIRECTORY/init.sock, reads one JSON
+object a connection and answers with one:
+
+    {"do": "start", "name": …, "argv": […]}    {"do": "signal", "name": …, "signal": 9}    {"do": "list"}
+
+When the process that pidfd FD stands for ends, the node ends too.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The cluster's programs: Debian packages, and what is built from Go modules, kept for the next time.
 
 What is built comes from `modules/`: Kubernetes, etcd and CoreDNS are one Go module, as they use the same
-libraries and so are compiled once; kwok wants other releases of them, and is built when first asked for. Built
-programs lie in ``$UWS_CACHE`` (else ``~/.cache/uws-server``), in a directory named by release and by a hash of
-what they are built from.
+libraries and so are compiled once; kwok wants other releases of them, and is built when first asked for.
+Built programs lie in ``$UWS_CACHE`` (else ``~/.cache/uws-server``), in a directory named by release and by a
+hash of what they are built from.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _unfinished(place: Path) -> Iterator[bool]:
     if (place / "complete").exists():
         yield False
         return
-    with locked(place.with_suffix(".lock")):
+    with locked(place.parent / f"{place.name}.lock"):
         begun = not (place / "complete").exists()
         place.mkdir(parents=True, exist_ok=True)
         yield begun
