@@ -137,7 +137,7 @@ def test_a_refused_job_is_an_error_at_once(server: Client) -> None:
 
 # What taplint says of the service ``variables``: it is no TAP service.
 NOT_TAP = {
-    "E-UWS-PAMM": "REQUEST=doQuery is taken and not listed among the parameters: a service has one operation",
+    "E-UWS-PAMM": "REQUEST is not among the parameters: a rule of TAP 1.0, which neither UWS nor TAP 1.1 has",
 }
 
 
