@@ -155,8 +155,8 @@ class ParameterType(Strict):
                 words = f"text of at most {self.max_length} characters"
                 return words + (f" that matches {self.pattern}" if self.pattern else "")
             case "integer":
-                digits = " of at most 18 digits" if low is None and high is None else ""
-                return f"a whole number{digits}{span}{unit}"
+                size = " of 64 bits" if low is None and high is None else ""
+                return f"a whole number{size}{span}{unit}"
             case "number":
                 return f"a number{span}{unit}"
             case "boolean":

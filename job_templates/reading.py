@@ -15,7 +15,7 @@ from job_templates.parameter_type import ParameterType
 from uws_server.domain.errors import BadRequest
 from uws_server.domain.instants import from_iso, to_iso
 
-_INTEGER = re.compile(r"[-+]?\d{1,18}", re.ASCII)
+_INTEGER = re.compile(r"[-+]?\d{1,19}", re.ASCII)
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,4})?", re.ASCII)
 _BOOLEANS = {"true": True, "True": True, "1": True, "false": False, "False": False, "0": False}
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
@@ -136,7 +136,10 @@ def _string(kind: ParameterType, text: str) -> str:
 def _integer(_: ParameterType, text: str) -> int:
     if not _INTEGER.fullmatch(text.strip()):
         raise ValueError("no whole number")
-    return int(text)
+    number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError("more than 64 bits")
+    return number
 
 
 def _number(_: ParameterType, text: str) -> float:

@@ -53,7 +53,7 @@ _NUMBER_START = list("-+.0123456789")
 for _tag, _pattern, _first in (
     ("bool", r"true|false", ["t", "f"]),
     ("null", r"null|~|", ["n", "~", ""]),
-    ("int", r"[-+]?(?:0|[1-9][0-9]{0,17})", _NUMBER_START),
+    ("int", r"[-+]?(?:0|[1-9][0-9]{0,18})", _NUMBER_START),
     ("float", r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?", _NUMBER_START),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first)

@@ -229,6 +229,11 @@ def test_an_operators_template_takes_the_place_of_a_shipped_one_but_not_of_anoth
         ),
         ("type: string", "type: string\n    min: 3", ["8: parameters.field.min: 'min' is for numbers …"]),
         ("type: string", "type: number\n    max: big", ["8: parameters.field.max: 'big' is no number"]),
+        (
+            "type: string",
+            "type: integer\n    max: 6917528997577384320\n    default: 7917528997577384320",
+            ["9: parameter field is '7917528997577384320'; it accepts a whole number up to 69175289975773…"],
+        ),
         ("type: string", "type: number\n    max: true", ["8: parameters.field.max: a bound is a number, …"]),
         ("type: string", "type: number\n    max: 1e999", ["8: the number 1e999 is too large"]),
         (
