@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,6 +16,7 @@ from uws_server.domain.job import Job, Parameter, Upload, Workload
 from uws_server.domain.phase import Phase
 from uws_server.domain.runspec import Input, Limits
 from uws_server.domain.wire import FENCED, STAGE_IN_FAILED, STAGE_OUT_FAILED
+from uws_server.service import jobs
 from uws_server.service.door import Door, agent_token, load_manifest
 from uws_server.service.jobs import parameter_key
 from uws_server.service.results import Results
@@ -57,7 +59,7 @@ class Server:
         unused = cast("Any", None)
         self.app = create_app(
             Parts(
-                jobs=unused,
+                jobs=cast("Any", SimpleNamespace(limits=jobs.Limits())),  # no request for a job is made
                 results=Results(self.objects),
                 door=Door(self.jobs, self.objects, SECRET, 1024**2, lambda _: self.limits),
                 catalog=unused,
