@@ -18,6 +18,7 @@ from uws_server.domain.events import (
     DeleteRequested,
     DestructionChanged,
     DurationChanged,
+    Event,
     ParametersPut,
     RunRequested,
     advance,
@@ -121,7 +122,9 @@ class Jobs:
     # -- making ------------------------------------------------------------------------------------
 
     def create(self, caller: Caller, service: str, request: Request) -> Job:
-        """A new job, PENDING, or QUEUED when the request says so: one script call, and one PUT per upload.
+        """A new job, PENDING, or QUEUED when the request says so.
+
+        Cost: one script call; with uploads two calls more, and one PUT each.
 
         :raises BadRequest: a parameter is unknown or ill-typed; the sentence names it.
         :raises Conflict: the idempotency key was used for something else.
@@ -389,7 +392,6 @@ class Jobs:
 
     def run(self, caller: Caller, service: str, job_id: str) -> Job:
         """``PHASE=RUN``: QUEUED is stored when this returns."""
-        job = self.get(caller, service, job_id)
         template = self._catalog.get(service)
 
         def wish(found: Job) -> RunRequested:
@@ -398,23 +400,30 @@ class Jobs:
             self._check(template, found.id, found.parameters)
             return wanted
 
-        return self._changes.apply(job.id, wish)
+        return self._change(caller, service, job_id, wish)
 
     def abort(self, caller: Caller, service: str, job_id: str) -> Job:
         """``PHASE=ABORT``: ABORTED is stored when this returns; the workload's end follows."""
-        job = self.get(caller, service, job_id)
-        return self._changes.apply(job.id, AbortRequested())
+        return self._change(caller, service, job_id, lambda _: AbortRequested())
 
     def set_duration(self, caller: Caller, service: str, job_id: str, seconds: int) -> Job:
         """Another execution duration, clipped to the template's ceiling."""
-        job = self.get(caller, service, job_id)
-        return self._changes.apply(job.id, DurationChanged(self._catalog.get(service).duration(seconds)))
+        wish = DurationChanged(self._catalog.get(service).duration(seconds))
+        return self._change(caller, service, job_id, lambda _: wish)
 
     def set_destruction(self, caller: Caller, service: str, job_id: str, at: Instant) -> Job:
         """Another destruction time, clipped to the template's ceiling; one in the past means now."""
-        job = self.get(caller, service, job_id)
-        wish = self._destruction(self._catalog.get(service), at, self._clock())
-        return self._changes.apply(job.id, DestructionChanged(wish))
+        wish = DestructionChanged(self._destruction(self._catalog.get(service), at, self._clock()))
+        return self._change(caller, service, job_id, lambda _: wish)
+
+    def delete(self, caller: Caller, service: str, job_id: str) -> None:
+        """The job vanishes at once; see `DeleteRequested`."""
+        self._change(caller, service, job_id, lambda _: DeleteRequested())
+
+    def _change(self, caller: Caller, service: str, job_id: str, wish: Callable[[Job], Event]) -> Job:
+        """Apply what somebody wishes of a job that they may see; nothing is read besides."""
+        self._catalog.get(service)
+        return self._changes.apply(job_id, lambda found: wish(self._visible(caller, service, job_id, found)))
 
     def changeable(self, caller: Caller, service: str, job_id: str) -> Job:
         """The job, if its parameters can be changed now: to be asked before any of them is read.
@@ -465,11 +474,6 @@ class Jobs:
                 job.id, [was for key, was in _contents(before.parameters).items() if key not in kept]
             )
         return after
-
-    def delete(self, caller: Caller, service: str, job_id: str) -> None:
-        """The job vanishes at once; see `DeleteRequested`."""
-        job = self.get(caller, service, job_id)
-        self._changes.apply(job.id, DeleteRequested())
 
 
 def parameter_key(job_id: str, parameter: Parameter) -> str:
