@@ -20,7 +20,7 @@ import pytest
 from tests.s3_gate import Gate, gate
 from tests.s3_servers import SERVERS, S3Server
 from uws_server.storage import s3
-from uws_server.storage.base import NotStored, StorageUnavailable
+from uws_server.storage.base import NotStored, StorageUnavailable, TooLong
 from uws_server.storage.s3 import Bucket, S3Store
 from uws_server.storage.sigv4 import Key
 
@@ -70,6 +70,22 @@ def test_a_put_link_takes_just_the_length_it_was_made_for(store: S3Store) -> Non
     status, headers, body = follow(store.sign("GET", "a/b ü", 60))
     assert (status, headers["content-type"], body) == (200, "application/fits", b"right")
     assert follow(store.sign("GET", "a/b ü", 60), Range="bytes=1-2")[::2] == (206, b"ig")
+
+
+@pytest.mark.covers("4:object-store-links")
+def test_a_get_link_says_the_media_type_that_was_judged(store: S3Store) -> None:
+    """Who holds the token of an attempt could PUT a page as what no browser runs, or the reverse."""
+    assert follow(store.sign("PUT", "a", 60, 3), b"<b>", **{"Content-Type": "text/html"})[0] == 200
+    link = store.sign("GET", "a", 60, media_type="application/fits")
+    assert follow(link)[1]["content-type"] == "application/fits"
+    assert follow(link.replace("application%2Ffits", "text%2Fhtml"))[0] == 403
+
+
+@pytest.mark.covers("4:object-store-links")
+def test_more_than_s3_takes_at_once_is_refused_before_it_is_sent(store: S3Store) -> None:
+    store.sign("PUT", "a", 60, 5 * 1024**3)
+    with pytest.raises(TooLong, match="more than S3 takes at once"):
+        store.sign("PUT", "a", 60, 5 * 1024**3 + 1)
 
 
 @pytest.mark.covers("4:object-store-links")

@@ -26,7 +26,7 @@ from uws_server.domain.job import Job, Result, Workload
 from uws_server.domain.runspec import Limits
 from uws_server.domain.wire import MOST_LINKS, Link, Wanted
 from uws_server.service.jobs import parameter_key
-from uws_server.storage.base import Exists, NotStored, ObjectStore
+from uws_server.storage.base import Exists, NotStored, ObjectStore, TooLong
 from uws_server.store.base import JobStore, Planned, Quota
 
 MANIFEST = "manifest.json"
@@ -141,6 +141,8 @@ class Door:
         key = f"{job.prefix}/{attempt}/{wanted.name}"
         try:
             return Link(self._objects.sign("PUT", key, seconds, wanted.size))
+        except TooLong as error:
+            raise TooLarge(f"{wanted.name[:80]!r}: {error}") from None
         except ValueError as error:
             raise BadRequest(
                 f"{wanted.name[:80]!r} is no name for what an attempt may store: {error}"

@@ -97,10 +97,14 @@ class ObjectStore(Protocol):
         limit: int | None = None,
         *,
         public: bool = False,
+        media_type: str = "",
     ) -> str:
         """A URL that permits ``method`` on this one key for ``seconds``, to whoever holds it.
 
         Where the store can enforce it, ``limit`` caps the length of what is PUT, in bytes, and a PUT
         replaces nothing: a link lives longer than the word of who bought it. ``public`` asks for a link
-        to where clients see the store.
+        to where clients see the store; ``media_type`` is what the answer to a GET is to say it is, whatever
+        was said when it was PUT, where the store can be told.
+
+        :raises TooLong: no object of ``limit`` bytes can be PUT at once.
         """

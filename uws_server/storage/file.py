@@ -130,6 +130,7 @@ class FileStore:
         limit: int | None = None,
         *,
         public: bool = False,
+        media_type: str = "",
     ) -> str:
         """See `ObjectStore.sign`; our own route is the same for all."""
         segments(key)

@@ -71,6 +71,7 @@ class MemoryStore:
         limit: int | None = None,
         *,
         public: bool = False,
+        media_type: str = "",
     ) -> str:
         """See `ObjectStore.sign`; our own route is the same for all."""
         segments(key)

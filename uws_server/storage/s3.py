@@ -36,6 +36,7 @@ CHUNK = 256 * 1024
 PART = 8 * 1024**2
 """Bytes that are sent in one request; what is longer goes in parts of this size."""
 
+_LARGEST_PUT = 5 * 1024**3
 _MOST_PARTS = 10_000  # of one object, says S3
 _PARTS_AT_ONCE = 4
 _PAGE = 1000  # keys in one answer
@@ -182,21 +183,26 @@ class S3Store:
         limit: int | None = None,
         *,
         public: bool = False,
+        media_type: str = "",
     ) -> str:
         """See `ObjectStore.sign`. What is PUT must have exactly ``limit`` bytes, and replaces what is there.
 
         Not every S3 has create-only writes, and none tells a repeated PUT from another one. With an access
-        key that obstore has found by itself, no length can be signed.
+        key that obstore has found by itself, neither length nor media type can be signed.
         """
         path = self._path(key)
         bucket = self._bucket
+        if method == "PUT" and limit is not None and limit > _LARGEST_PUT:
+            raise TooLong(f"{limit} bytes are more than S3 takes at once, which is {_LARGEST_PUT}")
         if bucket.key is None:
             client = self._public if public else self._client
             return self._ask(path, lambda: obstore.sign(client, method, path, timedelta(seconds=seconds)))
         base = (bucket.public_endpoint.rstrip("/") if public else "") or bucket.address
         url = f"{base}/{bucket.name}/{quote(path, safe='/-._~')}"
         headers = {} if limit is None or method == "GET" else {"content-length": str(limit)}
-        return presigned(method, url, bucket.key, bucket.region, seconds, datetime.now(UTC), headers=headers)
+        query = {"response-content-type": media_type} if media_type and method == "GET" else {}
+        at = datetime.now(UTC)
+        return presigned(method, url, bucket.key, bucket.region, seconds, at, headers=headers, query=query)
 
     def _path(self, key: str) -> str:
         segments(key)

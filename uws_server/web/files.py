@@ -33,7 +33,9 @@ def results_blueprint(parts: Parts) -> Blueprint:
         job = parts.jobs.get(parts.authenticator.authenticate(request.headers.get), service, job_id)
         found = parts.results.find(job, result_id)
         if _from_store(parts, found):
-            return redirect(parts.objects.sign("GET", found.stored.key, _LINK_SECONDS, public=True))
+            # The type that was judged here, not the one that an upload may have claimed.
+            key, kind = found.stored.key, found.media_type
+            return redirect(parts.objects.sign("GET", key, _LINK_SECONDS, public=True, media_type=kind))
         try:
             response = object_response(found.source, found.stored, found.media_type)
         except NotStored:
