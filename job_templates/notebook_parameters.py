@@ -70,14 +70,21 @@ class NotebookParameter:
 
 
 def read_parameters(content: bytes) -> tuple[NotebookParameter, ...] | None:
-    """The parameters that a notebook takes, in the order in which its cell names them.
+    """The parameters of a notebook's file, as `parameters_of`.
+
+    :raises ValueError: no notebook, or its parameters cell is no Python; one sentence.
+    """
+    return parameters_of(read_notebook(content))
+
+
+def parameters_of(notebook: dict[str, Any]) -> tuple[NotebookParameter, ...] | None:
+    """The parameters that a notebook (of `read_notebook`) takes, in the order in which its cell names them.
 
     Empty if it has no cell tagged ``parameters``; None if it has one in a language that cannot be
     read here, so that any name must be accepted (papermill reads none but Python either).
 
-    :raises ValueError: no notebook, or its parameters cell is no Python; one sentence.
+    :raises ValueError: its parameters cell is no Python; one sentence.
     """
-    notebook = read_notebook(content)
     cell = parameters_cell(notebook)
     if cell is None:
         return ()

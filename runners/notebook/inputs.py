@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from job_templates.notebook import MAX_BYTES, read_notebook
-from job_templates.notebook_parameters import read_parameters
+from job_templates.notebook_parameters import parameters_of
 from job_templates.notebook_values import check_required, from_text
 from runners.notebook.end import Exit, NotebookFailed
 from uws_server.domain.errors import BadRequest
@@ -56,7 +56,7 @@ def typed(notebook: dict[str, Any], parameters: dict[str, Any], texts: list[str]
     if not texts:
         return parameters
     try:
-        known = read_parameters(json.dumps(notebook).encode())
+        known = parameters_of(notebook)
         typed = {name: from_text(known, name, str(parameters.get(name, ""))) for name in texts}
         check_required(known, parameters)
     except (ValueError, BadRequest) as error:
