@@ -1,13 +1,12 @@
 """Real S3 servers for tests: versitygw (one Go program) and Swift with its s3api, which share no code.
 
 Both listen on loopback only, are children of the test process and end with it. versitygw is built from
-its Go module when the checkout's cache has no copy, which takes one to two minutes; Swift is Debian's.
+its Go module when the tests' cache has no copy, which takes one to two minutes; Swift is Debian's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import pwd
 import secrets
@@ -23,11 +22,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.programs import CACHE, find_go, locked
 from uws_server.storage.s3 import Bucket
 from uws_server.storage.sigv4 import Key, presigned
 
 _VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
-_CACHE = Path(__file__).parents[1] / ".cache"
 _BUILD_SECONDS = 540
 _START_SECONDS = 60
 _ACCOUNT = "test:tester"  # what Swift's tempauth calls its users; also versitygw's key id
@@ -61,15 +60,14 @@ def free_port() -> int:
 
 
 def _versitygw() -> Path:
-    """The program, built once for this checkout."""
-    program = _CACHE / _VERSITYGW.rpartition("@")[2] / "versitygw"
-    program.parent.mkdir(parents=True, exist_ok=True)
-    with (program.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """The program, built once for this user."""
+    program = CACHE / f"versitygw-{_VERSITYGW.rpartition('@')[2]}" / "versitygw"
+    with locked(program.parent / "lock"):
         if not program.exists():
             environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(program.parent / "build")}
-            subprocess.run(["go", "install", _VERSITYGW], env=environment, check=True, timeout=_BUILD_SECONDS)
-            (program.parent / "build" / "versitygw").rename(program)
+            command = [str(find_go()), "install", _VERSITYGW]
+            subprocess.run(command, env=environment, check=True, timeout=_BUILD_SECONDS)
+            (program.parent / "build" / "versitygw").rename(program)  # whole, or not there
     return program
 
 
