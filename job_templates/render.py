@@ -41,23 +41,19 @@ def render(template: Template, job: Job, read_upload: ReadUpload | None = None) 
     values = given.values(read_upload)
     parameters = values
     command: tuple[str, ...]
+    words = _words(template, values)
     if template.kind == "notebook":
         command, parameters = _notebook(template, given, values, read_upload)
     else:
-        words = values | {
-            kind.name: kind.means.get(values[kind.name], values[kind.name])
-            for kind in template.parameters
-            if kind.means and kind.name in values
-        }
-        command = tuple(text for item in template.command for text in _filled(item, words))
+        command = tuple(text for item in template.command for text in _items(item, words))
     return RunSpec(
         job_id=job.id,
         attempt=job.attempt,
         service=template.name,
         kind=template.kind,
         command=command,
-        image=None if template.image is None else "".join(_filled(template.image, values)),
-        environment=_environment(template, values),
+        image=None if template.image is None else _filled(template.image, words),
+        environment=_environment(template, words),
         parameters=parameters,
         inputs=_inputs(template, given),
         outputs=tuple(
@@ -101,23 +97,38 @@ def _inputs(template: Template, given: JobParameters) -> tuple[Input, ...]:
     return (shipped, *files)
 
 
-def _environment(template: Template, values: Mapping[str, Any]) -> dict[str, str]:
-    environment = {name: "".join(_filled(text, values)) for name, text in template.environment.items()}
+def _words(template: Template, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, each choice as the word that its template puts in its place."""
+    words = dict(values)
+    for kind in template.parameters:
+        if kind.means and kind.name in values:
+            value = values[kind.name]
+            several = [kind.means.get(one, one) for one in (value if kind.multiple else [value])]
+            words[kind.name] = several if kind.multiple else several[0]
+    return words
+
+
+def _environment(template: Template, words: Mapping[str, Any]) -> dict[str, str]:
+    environment = {name: _filled(text, words) for name, text in template.environment.items()}
     for kind in template.parameters:
         if kind.type == "environment":
-            environment |= values.get(kind.name, {})
+            environment |= words.get(kind.name, {})
     return environment
 
 
-def _filled(item: str, values: Mapping[str, Any]) -> list[str]:
-    """A command item with its values: none for one that is absent, several for a list."""
+def _items(item: str, words: Mapping[str, Any]) -> list[str]:
+    """What an item of a command becomes; one that is a value alone: none if absent, several for a list."""
     whole = PLACE.fullmatch(item)
     if whole is None:
-        return [PLACE.sub(lambda match: _text(values.get(match[1], "")), item)]
-    value = values.get(whole[1])
+        return [_filled(item, words)]
+    value = words.get(whole[1])
     if value is None:
         return []
     return [_text(one) for one in value] if isinstance(value, list) else [_text(value)]
+
+
+def _filled(text: str, words: Mapping[str, Any]) -> str:
+    return PLACE.sub(lambda match: _text(words.get(match[1], "")), text)
 
 
 def _text(value: Any) -> str:

@@ -172,6 +172,26 @@ def test_values_fill_command_items_without_a_shell() -> None:
     assert spec.environment == {"N": "<0.5>"}
 
 
+def test_a_choice_may_mean_another_word_and_a_list_within_text_is_json() -> None:
+    colours = {"name": "colour", "type": "choice", "choices": ["r", "b"], "means": {"r": "red"}}
+    template = Template(
+        **{
+            **dict(CATALOG.get("script")),
+            "command": ("x", "{value:colour}", "--all={value:colours}", "{value:colours}"),
+            "environment": {"ONE": "{value:colour}", "ALL": "{value:colours}", "NONE": "{value:absent}"},
+            "parameters": [
+                {**colours, "default": "r"},
+                {**colours, "name": "colours", "multiple": True, "default": ["b", "r"]},
+                {"name": "absent", "type": "string"},
+            ],
+        }
+    )
+    spec = render(template, job("script"))
+    assert spec.command == ("x", "red", '--all=["b", "red"]', "b", "red")
+    assert spec.environment == {"ONE": "red", "ALL": '["b", "red"]', "NONE": ""}
+    assert spec.parameters == {"colour": "r", "colours": ["b", "r"]}
+
+
 def test_only_text_that_begins_with_a_directory_is_located() -> None:
     value = {
         "a": ["{inputs}/x", "see {inputs}/x", "{inputs}", 3],
