@@ -17,8 +17,9 @@ from uws_server.queue.base import Work
 from uws_server.queue.memory import MemoryQueue
 from uws_server.service.changes import Changes
 from uws_server.service.door import Door, agent_token
-from uws_server.service.jobs import Content, Jobs, Request
+from uws_server.service.jobs import Jobs, Request
 from uws_server.service.reconcile import Reconciler
+from uws_server.service.uploads import Content
 from uws_server.service.waiting import Waiting
 from uws_server.storage.links import Links
 from uws_server.storage.memory import MemoryStore as MemoryObjects

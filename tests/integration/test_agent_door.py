@@ -18,8 +18,8 @@ from uws_server.domain.runspec import Input, Limits
 from uws_server.domain.wire import FENCED, STAGE_IN_FAILED, STAGE_OUT_FAILED
 from uws_server.service import jobs
 from uws_server.service.door import Door, agent_token, load_manifest
-from uws_server.service.jobs import parameter_key
 from uws_server.service.results import Results
+from uws_server.service.uploads import parameter_key
 from uws_server.storage.file import FileStore
 from uws_server.storage.links import Links, now
 from uws_server.store.memory import MemoryStore

@@ -14,8 +14,8 @@ from uws_server.domain.errors import BadRequest, NotFound
 from uws_server.domain.events import AbortRequested, advance
 from uws_server.domain.job import Job, Parameter, Workload
 from uws_server.domain.phase import Phase
-from uws_server.service.jobs import Content
 from uws_server.service.reconcile import LINKS_LIVE
+from uws_server.service.uploads import Content
 from uws_server.storage.base import NotStored
 from uws_server.store.base import Due, FencedOff, Lease, StoreUnavailable
 from uws_server.store.memory import MemoryStore

@@ -14,7 +14,8 @@ from uws_server.domain.caller import Caller
 from uws_server.domain.errors import NotFound
 from uws_server.domain.events import AbortRequested
 from uws_server.domain.job import Parameter
-from uws_server.service.jobs import Content, Limits
+from uws_server.service.jobs import Limits
+from uws_server.service.uploads import Content
 from uws_server.store.base import Due, StoreUnavailable
 from uws_server.web.parts import Bounds
 

@@ -25,7 +25,7 @@ from uws_server.domain.errors import (
 from uws_server.domain.job import Job, Result, Workload
 from uws_server.domain.runspec import Limits
 from uws_server.domain.wire import MOST_LINKS, Link, Wanted
-from uws_server.service.jobs import parameter_key
+from uws_server.service.uploads import parameter_key
 from uws_server.storage.base import Exists, NotStored, ObjectStore, TooLong
 from uws_server.store.base import JobStore, Planned, Quota
 

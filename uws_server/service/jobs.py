@@ -6,9 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
-from job_templates.amounts import write_cores, write_size
 from job_templates.catalog import Catalog
 from job_templates.template import Template
 from uws_server.domain.caller import Caller
@@ -25,45 +23,17 @@ from uws_server.domain.events import (
     merged,
 )
 from uws_server.domain.instants import Instant
-from uws_server.domain.job import Job, Parameter, Upload
+from uws_server.domain.job import Job, Parameter
 from uws_server.domain.phase import LISTED, Phase
-from uws_server.domain.runspec import Resources
 from uws_server.service.changes import Changes, Clock
-from uws_server.service.notebooks import readable
+from uws_server.service.placement import Site, site_for
+from uws_server.service.uploads import Content, Uploads, contents, streamed
 from uws_server.service.waiting import Waiting
 from uws_server.storage.base import NotStored, ObjectStore, StorageUnavailable
-from uws_server.store.base import Capacity, JobStore, KeyReused, ReservationLapsed, Selection
+from uws_server.store.base import JobStore, KeyReused, ReservationLapsed, Selection
 
 _RESERVED = 3600_000
 """How long, in ms, the files of a job may be on their way."""
-
-
-class Site(Protocol):
-    """What the service layer knows of a place where jobs run."""
-
-    @property
-    def name(self) -> str:
-        """As the config calls it."""
-
-    @property
-    def kinds(self) -> frozenset[str]:
-        """Which kinds of run spec it can run: notebook, command, container."""
-
-    @property
-    def capacity(self) -> Capacity:
-        """What it can run at once; no attempt gets more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """Content of one inline upload. ``size`` in bytes, None while it is still on its way to us.
-
-    ``chunks`` can be gone through again where the size is known, and once where it is not.
-    """
-
-    chunks: Iterable[bytes]
-    media_type: str
-    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +88,7 @@ class Jobs:
         self._clock = clock
         self._new_id = new_id
         self.limits = limits or Limits()
+        self._uploads = Uploads(objects, new_id, self.limits.upload_bytes)
 
     # -- making ------------------------------------------------------------------------------------
 
@@ -133,16 +104,17 @@ class Jobs:
         template = self._catalog.get(service)
         self._check_size(request.parameters)
         parameters = self._named(template, request.parameters)
-        self._check_before(template, "", parameters, request.uploads)
+        self._uploads.check_before(template, "", parameters, request.uploads)
+        self._placeable(template, parameters)
         job_id = self._new_id()
         if not request.uploads:
             return self._commit(caller, template, job_id, parameters, request)
         # Noted first: content that no job comes to is cleared away by the reconciler.
         self._store.reserve(job_id, self._store.now() + _RESERVED)
         try:
-            parameters = self._store_uploads(job_id, template, parameters, request.uploads)
-            if _streamed(request.uploads):
-                self._check(template, job_id, parameters)
+            parameters = self._uploads.store(job_id, template, parameters, request.uploads)
+            if streamed(request.uploads):
+                self._uploads.check(template, job_id, parameters)
             stored = self._commit(caller, template, job_id, parameters, request)
         except Refused:
             # Certainly no job. Where it is not known, because the store did not answer, nothing is removed.
@@ -213,122 +185,14 @@ class Jobs:
     def _named(self, template: Template, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
         return tuple(replace(parameter, name=template.canonical(parameter.name)) for parameter in parameters)
 
-    def _check_before(
-        self,
-        template: Template,
-        job_id: str,
-        parameters: tuple[Parameter, ...],
-        uploads: Mapping[str, Content],
-    ) -> None:
-        """Refuse what can be refused before any of the content is stored."""
-        coming = {template.canonical(name): content for name, content in uploads.items()}
-        expected = [
-            replace(parameter, upload=Upload(coming[parameter.name].size or 0, "", ""))
-            if parameter.name in coming
-            else parameter
-            for parameter in parameters
-        ]
-        if _streamed(uploads):
-            template.check(expected)
-        else:
-            self._check(template, job_id, expected, coming)
-        self._site_for(template, template.resources_of(expected))
-
-    def _store_uploads(
-        self,
-        job_id: str,
-        template: Template,
-        parameters: tuple[Parameter, ...],
-        uploads: Mapping[str, Content],
-    ) -> tuple[Parameter, ...]:
-        """The parameters with what was stored for them; when one cannot be, none is."""
-        stored: dict[str, Upload] = {}
-        try:
-            for name, content in uploads.items():
-                canonical = template.canonical(name)
-                stored[canonical] = self._store_upload(job_id, template, canonical, content)
-        except Refused:
-            self._remove(job_id, stored.values())
-            raise
-        return tuple(
-            replace(parameter, upload=stored.get(parameter.name, parameter.upload))
-            for parameter in parameters
-        )
-
-    def _store_upload(self, job_id: str, template: Template, name: str, content: Content) -> Upload:
-        kind = template.find(name)
-        limit = self.limits.upload_bytes if kind is None else min(self.limits.upload_bytes, kind.max_bytes)
-        digest = hashlib.sha256()
-        key = f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{self._new_id()[-16:]}"
-        try:
-            entry = self._objects.put(_content_key(job_id, key), _hashed(content.chunks, digest), limit=limit)
-        except ValueError:
-            raise TooLarge(f"the file for parameter {name!r} is larger than {limit} bytes") from None
-        return Upload(entry.size, digest.hexdigest(), content.media_type, key)
-
-    def _remove(self, job_id: str, uploads: Iterable[Upload]) -> None:
-        for upload in uploads:
-            self._objects.delete(_content_key(job_id, upload.key))
-
-    def _check(
-        self,
-        template: Template,
-        job_id: str,
-        parameters: Sequence[Parameter],
-        coming: Mapping[str, Content] | None = None,
-    ) -> None:
-        """Hold a job's parameters against its template; ``coming`` is content that is not stored yet."""
-
-        def notebook(name: str) -> bytes:
-            if coming and name in coming:
-                return readable(coming[name].chunks)
-            wanted = next(p for p in parameters if p.name == name and p.upload is not None)
-            try:
-                return readable(self._objects.read(parameter_key(job_id, wanted)))
-            except NotStored:
-                raise Unavailable(f"parameter {name!r} is being replaced just now; try again") from None
-
-        template.check(parameters, notebook)
-
-    def _site_for(self, template: Template, resources: Resources) -> Site:
-        """The site that the job goes to.
-
-        :raises BadRequest: no site could ever run it: it would wait for ever, and its owner's line with it.
-        """
-        able = [site for site in self._sites.values() if template.kind in site.kinds]
-        if not able:
-            names = ", ".join(self._sites) or "none"
-            raise BadRequest(
-                f"service {template.name!r} needs a site that can run a {template.kind}; sites here: {names}"
-            )
-        for site in able:
-            room = site.capacity
-            if (
-                resources.cpu_milli <= room.cpu_milli
-                and resources.memory_bytes <= room.memory_bytes
-                and resources.gpu <= room.gpu
-            ):
-                return site
-        cpu = max(site.capacity.cpu_milli for site in able)
-        if resources.cpu_milli > cpu:
-            raise BadRequest(
-                f"the job asks for {write_cores(resources.cpu_milli)} cores (CPU) and no site here has more "
-                f"than {write_cores(cpu)}"
-            )
-        gpu = max(site.capacity.gpu for site in able)
-        if resources.gpu > gpu:
-            has = f"has more than {gpu}" if gpu else "has any"
-            raise BadRequest(f"the job asks for {resources.gpu} GPU and no site here {has}")
-        memory = max(site.capacity.memory_bytes for site in able) // 1024**2 * 1024**2
-        raise BadRequest(
-            f"the job asks for {write_size(resources.memory_bytes)} of memory (MEMORY) and no site here has "
-            f"more than {write_size(memory)} for it"
-        )
-
     def _run(self, template: Template, job: Job) -> RunRequested:
         resources = template.resources_of(job.parameters)
-        site = self._site_for(template, resources)
+        site = site_for(self._sites.values(), template, resources)
         return RunRequested(site.name, resources.cpu_milli, resources.memory_bytes)
+
+    def _placeable(self, template: Template, parameters: Sequence[Parameter]) -> None:
+        """Refuse what no site could ever run, before it is wished for."""
+        site_for(self._sites.values(), template, template.resources_of(parameters))
 
     def _destruction(self, template: Template, wish: Instant, now: Instant) -> Instant:
         # A wish in the past means "destroy now" (UWS-67); one beyond the ceiling is clipped (UWS-66).
@@ -377,7 +241,7 @@ class Jobs:
         :raises NotFound: it is gone.
         """
         try:
-            return self._objects.read(parameter_key(job.id, parameter))
+            return self._uploads.read(job.id, parameter)
         except NotStored:
             raise NotFound(f"the content of parameter {parameter.name!r} is gone") from None
 
@@ -397,7 +261,7 @@ class Jobs:
         def wish(found: Job) -> RunRequested:
             wanted = self._run(template, found)
             advance(found, wanted, self._clock())  # refused before the parameters are looked at
-            self._check(template, found.id, found.parameters)
+            self._uploads.check(template, found.id, found.parameters)
             return wanted
 
         return self._change(caller, service, job_id, wish)
@@ -450,8 +314,8 @@ class Jobs:
         self._check_size(parameters)
         changed = self._named(template, parameters)
         if uploads:
-            self._check_before(template, job.id, merged(job.parameters, changed), uploads)
-            changed = self._store_uploads(job.id, template, changed, uploads)
+            self._uploads.check_before(template, job.id, merged(job.parameters, changed), uploads)
+            changed = self._uploads.store(job.id, template, changed, uploads)
         before = job
 
         def wish(found: Job) -> ParametersPut:
@@ -459,50 +323,21 @@ class Jobs:
             before = self._visible(Caller(job.owner), job.service, job.id, found)
             everything = merged(found.parameters, changed)
             self._check_size(everything)
-            self._check(template, found.id, everything)
-            self._site_for(template, template.resources_of(everything))
+            self._uploads.check(template, found.id, everything)
+            self._placeable(template, everything)
             return ParametersPut(changed, run_id)
 
         try:
             after = self._changes.apply(job.id, wish)
         except Refused:
-            self._remove(job.id, _contents(changed).values())
+            self._uploads.remove(job.id, contents(changed).values())
             raise
-        kept = _contents(after.parameters)
+        kept = contents(after.parameters)
         with suppress(StorageUnavailable):  # then it goes with the job
-            self._remove(
-                job.id, [was for key, was in _contents(before.parameters).items() if key not in kept]
+            self._uploads.remove(
+                job.id, [was for key, was in contents(before.parameters).items() if key not in kept]
             )
         return after
-
-
-def parameter_key(job_id: str, parameter: Parameter) -> str:
-    """Where the content of an inline upload lies.
-
-    :raises ValueError: the parameter has none.
-    """
-    if parameter.upload is None:
-        raise ValueError(f"parameter {parameter.name!r} has no content")
-    return _content_key(job_id, parameter.upload.key)
-
-
-def _content_key(job_id: str, key: str) -> str:
-    return f"jobs/{job_id}/parameters/{key}"
-
-
-def _streamed(uploads: Mapping[str, Content]) -> bool:
-    """Whether some content can be looked at only once it is stored."""
-    return any(content.size is None for content in uploads.values())
-
-
-def _contents(parameters: Iterable[Parameter]) -> dict[str, Upload]:
-    return {parameter.upload.key: parameter.upload for parameter in parameters if parameter.upload}
-
-
-def _hashed(chunks: Iterable[bytes], digest: hashlib._Hash) -> Iterable[bytes]:
-    for chunk in chunks:
-        digest.update(chunk)
-        yield chunk
 
 
 def _fingerprint(service: str, request: Request, parameters: tuple[Parameter, ...]) -> str:

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 
 from uws_server.domain.errors import BadRequest, NotFound
 from uws_server.domain.job import Parameter
-from uws_server.service.jobs import Content
+from uws_server.service.uploads import Content
 from uws_server.web import render_json, render_xml
 from uws_server.web.answers import text
 from uws_server.web.current import Current

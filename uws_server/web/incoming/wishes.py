@@ -11,7 +11,7 @@ from job_templates.template import Template
 from uws_server.domain.errors import BadRequest
 from uws_server.domain.instants import Instant
 from uws_server.domain.job import Parameter
-from uws_server.service.jobs import Content
+from uws_server.service.uploads import Content
 from uws_server.web.incoming.references import INLINE, with_uploads
 from uws_server.web.incoming.said import Said
 from uws_server.web.incoming.words import CONTROL, read_duration, read_instant, read_run, read_run_id
