@@ -293,3 +293,43 @@ def test_an_upload_that_breaks_off_leaves_the_old_object(bucket: Bucket, between
     between.admit()
     assert parts == 1
     assert b"".join(store.read("a")) == b"old"
+
+
+def check(
+    server: S3Server, bucket: Bucket, data: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """What `uws-server check` says of the store."""
+    clean = {name: v for name, v in os.environ.items() if not name.startswith(("UWS_", "AWS_"))}
+    settings = {
+        "UWS_OBJECTS__URL": f"s3://{bucket.name}/{bucket.prefix}",
+        "UWS_OBJECTS__ENDPOINT": bucket.endpoint,
+        "UWS_SITES__LOCAL__ISOLATION": "none",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "uws_server.cli", "check", "--data", str(data)],
+        env=clean | settings | server.environment() | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.covers("4:object-store-outage", "4:object-store-secret")
+def test_check_tries_the_store_and_its_links(s3_servers: Callable[[str], S3Server], tmp_path: Path) -> None:
+    server = s3_servers("versitygw")
+    bucket = server.bucket("of/ours")
+    said = check(server, bucket, tmp_path / "data")
+    assert "An object was written, read and removed." in said.stdout
+    assert "Signed links store and give objects." in said.stdout
+    assert list(S3Store(bucket).list("")) == []
+    wrong = check(server, bucket, tmp_path / "data", AWS_SECRET_ACCESS_KEY=SECRET)
+    assert wrong.returncode != 0
+    assert "it takes our secret key for a wrong one" in wrong.stdout
+    away = check(server, bucket, tmp_path / "data", UWS_OBJECTS__PUBLIC_ENDPOINT="http://127.0.0.1:1")
+    assert away.returncode != 0
+    assert "a signed link does not work" in away.stdout
+    for run in (said, wrong, away):
+        assert SECRET not in run.stdout + run.stderr
+        assert server.key.secret not in run.stdout + run.stderr
+        assert "Signature=" not in run.stdout + run.stderr
