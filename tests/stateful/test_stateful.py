@@ -589,6 +589,13 @@ class System(RuleBasedStateMachine):
         for job in self.model.values():
             job.looked_at(self.now)
 
+    @step("turn", 4, seconds=st.sampled_from([299, 300]))
+    def look_twice(self, seconds: int) -> None:
+        """The same watcher sees what is missing, and whether it still is much later."""
+        self.look(new=False)
+        self.now += seconds * 1000
+        self.look(new=False)
+
     @step("turn", 5, step=st.sampled_from([0, 6_000, 26_000, LONG, LONG]))
     def reconcile(self, step: int) -> None:
         self.now += step
