@@ -2,6 +2,7 @@
 
     python -m runners.agent stage-in DIR
     python -m runners.agent follow DIR
+    python -m runners.agent pod DIR CONTROL
 
 Both may be killed at any time and run again. Only the standard library is needed, and each part of it
 only where it is used, so that the start is quick and any Python will do.
@@ -49,8 +50,13 @@ def follow(attempt: AttemptDir) -> int:
 def main(arguments: list[str]) -> int:
     """Run one of the two commands; its exit code."""
     commands = {"stage-in": stage_in, "follow": follow}
+    if len(arguments) == 3 and arguments[0] == "pod":
+        from runners.agent.pod import Pod
+
+        os.umask(0o022)
+        return Pod(Path(arguments[1]), Path(arguments[2]), os.environ).run()
     if len(arguments) != 2 or arguments[0] not in commands:
-        sys.stderr.write("usage: python -m runners.agent stage-in|follow DIR\n")
+        sys.stderr.write("usage: python -m runners.agent stage-in|follow DIR | pod DIR CONTROL\n")
         return 2
     os.umask(0o022)
     return commands[arguments[0]](AttemptDir(Path(arguments[1]).absolute()))

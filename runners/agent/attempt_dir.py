@@ -63,13 +63,13 @@ class AttemptDir:
 
     def ended(self) -> bool:
         """Whether the user's code and its tree have ended."""
-        return (self.top / "logs" / "exit").exists()
+        return bool(self.hostile(("logs", "exit"), 64))
 
     def exit_code(self) -> int | None:
         """The exit code of the user's code; None when nobody could write it down."""
         try:
-            return int((self.top / "logs" / "exit").read_text().split()[0])
-        except (OSError, ValueError, IndexError):
+            return int(self.hostile(("logs", "exit"), 64).split()[0])
+        except (ValueError, IndexError):
             return None
 
     def read_json(self, name: str) -> Any:
@@ -94,18 +94,29 @@ class AttemptDir:
 
     def hint(self, name: str, most: int) -> bytes:
         """The last ``most`` bytes of the user's file ``work/uws/{name}``; empty when none can be read."""
+        return self.hostile(("work", "uws", name), most)
+
+    def hostile(self, path: tuple[str, ...], most: int) -> bytes:
+        """The last ``most`` bytes of a file that user code may have made; empty when none can be read."""
         try:
-            directory = self.directory("work", "uws")
-            try:
-                file = open_regular(directory, name)
-            finally:
-                os.close(directory)
+            file = self.open_hostile(path)
             try:
                 return os.pread(file, most, max(0, os.fstat(file).st_size - most))
             finally:
                 os.close(file)
         except OSError:
             return b""
+
+    def open_hostile(self, path: tuple[str, ...]) -> int:
+        """A descriptor of a file that user code may have made.
+
+        :raises OSError: it is not there, or is no regular file.
+        """
+        directory = self.directory(*path[:-1])
+        try:
+            return open_regular(directory, path[-1])
+        finally:
+            os.close(directory)
 
 
 def step_into(directory: int, name: str) -> int:

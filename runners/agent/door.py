@@ -17,7 +17,17 @@ from urllib.parse import urljoin
 from runners.agent.attempt_dir import Access
 from runners.agent.connections import Answer, Broken, Connections, Unverified
 from runners.agent.deadline import Deadline, backoff
-from uws_server.domain.wire import LINKS, MANIFEST, MESSAGE_BYTES, PROGRESS, Link, Wanted
+from uws_server.domain.wire import (
+    BEGIN,
+    LINKS,
+    MANIFEST,
+    MESSAGE_BYTES,
+    PROGRESS,
+    SPEC_BYTES,
+    STARTED,
+    Link,
+    Wanted,
+)
 
 _CONNECT = 5.0  # s
 _ANSWER = 30.0  # s
@@ -55,6 +65,18 @@ class Door:
         message = {"objects": [asdict(one) for one in wanted]}
         links = json.loads(self._persist(lambda: self._post(LINKS, message)))["links"]
         return [Link(urljoin(self._base, link["url"]), link["headers"]) for link in links]
+
+    def begin(self, place: str) -> str:
+        """Ask to begin the attempt in this place, such as a pod: its run spec as JSON."""
+        answer = self._persist(lambda: self._post(BEGIN, {"place": place}), most=SPEC_BYTES)
+        return str(json.loads(answer)["spec"])
+
+    def started(self, at: int) -> bool:
+        """Report that the user's code has started, in milliseconds since 1970 UTC: whether it arrived."""
+        try:
+            return _outcome(self._post(STARTED, {"at": at})) is not None
+        except (Broken, Unverified):
+            return False
 
     def progress(self, done: int, of: int) -> bool:
         """Report progress, once: whether it arrived. A later report makes up for a lost one."""
@@ -121,7 +143,9 @@ class Door:
             method, url, headers, body, connect=min(_CONNECT, left), silence=min(_ANSWER, left)
         )
 
-    def _persist(self, attempt: Callable[[], Answer | None], who: str = "the server") -> bytes:
+    def _persist(
+        self, attempt: Callable[[], Answer | None], who: str = "the server", most: int = MESSAGE_BYTES
+    ) -> bytes:
         """The body of the first answer that counts. An attempt that gives None is made again at once."""
         began = time.monotonic()
         failures = 0
@@ -131,7 +155,7 @@ class Door:
                 answer = attempt()
                 if answer is None:
                     continue
-                body = _outcome(answer)
+                body = _outcome(answer, most)
                 if body is not None:
                     return body
                 reason = f"{who} answered {answer.status}"
@@ -146,13 +170,13 @@ class Door:
             self._deadline.pause(min(pause, _LONGEST_RETRY_AFTER) if pause is not None else backoff(failures))
 
 
-def _outcome(answer: Answer) -> bytes | None:
+def _outcome(answer: Answer, most: int = MESSAGE_BYTES) -> bytes | None:
     """The body of an answer that says yes; None when it is worth to ask again.
 
     :raises Refused: the answer is a clear no.
     """
     if answer.status < 300:
-        return answer.text(MESSAGE_BYTES)
+        return answer.text(most)
     if (
         answer.status in {408, 425, 429}
         or answer.status >= 500

@@ -78,7 +78,7 @@ class Finish:
             ]
         notes = [*found.notes, *([logs.refused] if logs.refused else [])]
         said = ending(f"{faults[0]}." if faults else "", "\n".join([*faults[1:], *notes]), transient=cut_off)
-        return self._manifest(found, said, notes), said
+        return self._manifest(found, said, notes, logs), said
 
     def _harvest(self) -> Harvest:
         try:
@@ -149,7 +149,7 @@ class Finish:
                 self._memory.save(self._attempt)
                 self._saved = time.monotonic()
 
-    def _manifest(self, found: Harvest, said: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    def _manifest(self, found: Harvest, said: dict[str, Any], notes: list[str], logs: Logs) -> dict[str, Any]:
         stored = self._memory.results
         names = [result_name(result.path) for result in found.results]
         staged = self._attempt.read_json("stage-in.json") or {}
@@ -162,6 +162,7 @@ class Finish:
             "attempt": self._spec.attempt,
             "inputs": staged.get("inputs", []),
             "logs": {stream: self._memory.logs[stream][0] for stream in STREAMS},
+            "checksums": {stream: logs.sha256(stream) for stream in STREAMS},
             "results": [stored[name] for name in names if name in stored],
             "error": error,
             "notes": notes,

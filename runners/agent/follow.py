@@ -66,6 +66,7 @@ class Follower:
         self._attempt = attempt
         self._deadline = Deadline()
         self._live = False
+        self._start_told = False
         self._grace = max(1, attempt.spec.limits.grace)
 
     def run(self) -> int:
@@ -109,10 +110,21 @@ class Follower:
                     logs.upload()
                 upload_at = time.monotonic() + pace(now - start)
             if now >= report_at:
+                self._report_start(door)
                 progress.report()
                 report_at = time.monotonic() + SHORTEST_PAUSE
             time.sleep(_LOOK)
         progress.report()
+        self._report_start(door)
+
+    def _report_start(self, door: Door) -> None:
+        """Where nobody else can tell when the user's code started, such as in a pod."""
+        if self._start_told:
+            return
+        word = self._attempt.hostile(("logs", "started"), 64).strip()
+        if word.isdigit():
+            with suppress(Refused):
+                self._start_told = door.started(int(word))
 
     def _terminate(self, _signal: int, _frame: FrameType | None) -> None:
         self._deadline.set(self._grace)

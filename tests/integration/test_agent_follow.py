@@ -70,6 +70,7 @@ def test_logs_results_manifest(door: DoorDouble, port: int, tmp_path: Path) -> N
         "attempt": 1,
         "inputs": [{"path": "x", "source": "upload:x", "size": 1, "sha256": "0"}],
         "logs": {"stdout": 6, "stderr": 0},
+        "checksums": {"stdout": sha256(b"hello\n"), "stderr": sha256(b"")},
         "error": None,
         "notes": [],
     }
@@ -148,6 +149,7 @@ def test_a_log_that_is_capped_while_it_is_followed(door: DoorDouble, port: int, 
     attempt.end()
     assert ended(agent) == 0
     whole = (attempt.logs / "stdout").read_bytes()
+    assert door.manifests[0]["checksums"]["stdout"] == sha256(whole)
     assert door.log("stdout") == whole
     assert len(whole) <= 1_000_000
     assert b"bytes of output left out" in whole
@@ -332,6 +334,7 @@ def test_memory_is_bounded(door: DoorDouble, port: int, tmp_path: Path) -> None:
     code, mib = run.stdout.split()
     assert code == "0", run.stderr
     assert int(mib) < 70
+    assert door.manifests[0]["checksums"]["stdout"] == sha256(bytes(60 * MIB))  # of many segments
     assert door.manifests[0]["results"][0]["size"] == 300 * MIB
     assert door.store.head(f"jobs/{JOB}/1/results/big.fits").size == 300 * MIB
 
@@ -390,6 +393,7 @@ def test_killed_and_run_again(door: DoorDouble, port: int, tmp_path: Path, at: s
     assert len({json.dumps(manifest) for manifest in door.manifests}) == 1
     # What was in the manifest already cannot grow.
     assert door.log("stdout") == (log[:1000] if "manifest" in at else log)
+    assert door.manifests[0]["checksums"]["stdout"] == sha256(door.log("stdout"))
     assert len(door.manifests[0]["results"]) == 200
     for result in door.manifests[0]["results"]:
         content = door.stored(result["name"])

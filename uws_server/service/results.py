@@ -98,7 +98,9 @@ class Results:
 
     def _log(self, job: Job, log: str) -> Found:
         prefix = f"{job.attempt_prefix}/logs/{log}"
-        segments = Segments(self._objects, list(self._objects.list(prefix)))
+        # Once it is final it stays what the manifest says, whatever a link that lives on may bring.
+        most = job.logs[LOGS.index(log)] if job.logs else None
+        segments = Segments(self._objects, list(self._objects.list(prefix)), most)
         modified = max((segment.modified for segment in segments.stored), default=job.started or job.created)
         etag = f"{job.attempt}-{segments.size}"
         stored = Stored(prefix, segments.size, modified, etag)
@@ -114,9 +116,9 @@ class Results:
 
 
 class Segments:
-    """Segments read as the one text that they are, up to the first gap between them."""
+    """Segments read as the one text that they are, up to the first gap between them or ``most`` bytes."""
 
-    def __init__(self, objects: ObjectStore, stored: list[Stored]) -> None:
+    def __init__(self, objects: ObjectStore, stored: list[Stored], most: int | None = None) -> None:
         self._objects = objects
         self.stored: list[Stored] = []
         self._starts: list[int] = []
@@ -129,6 +131,8 @@ class Segments:
                 self.stored.append(segment)
                 self._starts.append(self.size)  # where what is new in it begins
                 self.size = start + segment.size
+        if most is not None:
+            self.size = min(self.size, most)
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The bytes from ``start`` up to ``end`` of the whole. ``key`` is not needed."""
