@@ -220,6 +220,7 @@ def _agent(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> 
             {"name": "UWS_AGENT_URL", "value": agent_url},
             {"name": "UWS_AGENT_TOKEN", "value": token},
             {"name": "UWS_SPEC_SHA256", "value": digest(spec)},
+            {"name": "UWS_WORK", "value": _WORK},
             {"name": "UWS_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
         ],
         # main is created when this is done, and needs the wrapper then.

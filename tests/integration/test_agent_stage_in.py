@@ -746,7 +746,7 @@ def test_wrong_usage(tmp_path: Path) -> None:
             timeout=60,
             check=False,
         )
-        assert (run.returncode, run.stderr) == (2, "usage: python -m runners.agent stage-in|follow DIR\n")
+        assert (run.returncode, run.stderr) == (2, "usage: python -m runners.agent stage-in|follow DIR | pod DIR CONTROL\n")
 
 
 def test_a_source_that_hangs_holds_a_failure_up_for_one_stall_at_most(

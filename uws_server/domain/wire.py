@@ -2,6 +2,8 @@
 
 Each call is a POST of one JSON object with the attempt's token as bearer token:
 
+* ``begin`` ``{"place": POD}`` → ``{"spec": TEXT}``, the run spec, for the first place that asks and no other
+* ``started`` ``{"at": MILLISECONDS}`` → 204, when the user's code has started
 * ``links`` ``{"objects": [Wanted, …]}`` → ``{"links": [Link, …]}``, in the same order
 * ``progress`` ``{"done": 2, "of": 5}`` → 204
 * ``manifest`` the manifest → 204, also when the very same one is there already; another one is 409
@@ -15,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 PATH = "/agent/v1"
+BEGIN = "begin"
+STARTED = "started"
 LINKS = "links"
 PROGRESS = "progress"
 MANIFEST = "manifest"
@@ -25,6 +29,7 @@ started, answers 401, 403 and 404 as well; an agent that took its word would giv
 
 MOST_LINKS = 100  # in one call
 MESSAGE_BYTES = 1024**2
+SPEC_BYTES = 64 * 1024**2  # notebooks that a template ships are in it
 MANIFEST_BYTES = 16 * 1024**2  # a thousand results and more
 
 # How the agent ends, besides 0.
