@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from runners.local.state_file import StateFile
     from runners.local.wakeups import Wakeups
 
-STAGE_FAILED = 65  # exit codes of the agent
-STORE_FAILED = 66
-FENCED_OFF = 67
 _MARGIN = 2.0  # seconds after the grace that SIGTERM gives the agent: it ends by itself before
 
 
@@ -75,13 +72,17 @@ class AgentRun:
 
 
 class Agents:
-    """All runs of the agent for one attempt, one after the other."""
+    """All runs of the agent for one attempt, one after the other.
+
+    `exits` are the exit codes by which it says why it gave up: ``stage-in``, ``stage-out``, ``fenced``.
+    """
 
     def __init__(self, plan: dict[str, Any], directory: str, wakeups: Wakeups, state: StateFile) -> None:
         self._plan = plan
         self._directory = directory
         self._wakeups = wakeups
         self._state = state
+        self.exits: dict[str, int] = plan["agent_exits"]
         self.current: AgentRun | None = None
 
     @property

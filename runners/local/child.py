@@ -29,14 +29,14 @@ def die_with_parent(parent: int | None) -> None:
         os._exit(SETUP_FAILED)
 
 
-def drop_privileges(uid: int | None, gid: int | None) -> None:
-    """Give up every capability for good, and become this user when one is given."""
+def drop_privileges(uid: int | None) -> None:
+    """Give up every capability for good, and become this user, and group, when one is given."""
     for capability in range(_LAST_CAPABILITY + 1):
         if kernel.prctl(kernel.PR_CAPBSET_DROP, capability) != 0:
             break  # past the last one, or we have none to begin with
-    if uid is not None and gid is not None:
+    if uid is not None:
         os.setgroups([])
-        os.setresgid(gid, gid, gid)
+        os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
     kernel.give_up_capabilities()
     kernel.check(kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -87,86 +88,64 @@ def probe(settings: LocalSettings) -> Isolation:
     if wanted in ("auto", "namespaces"):
         problem = _try_namespaces()
         if not problem:
-            return _namespaces(settings)
+            return _found(settings, "namespaces", own_uid=True)
         reasons.append(f"namespaces: {problem}")
     if wanted in ("auto", "bubblewrap"):
-        problem = _try_bubblewrap(settings, settings.uid_first) if os.geteuid() == 0 else "not root"
+        program = shutil.which("bwrap") or ""
+        if os.geteuid() == 0 and not _try_bubblewrap(settings, program, settings.uid_first):
+            return _found(settings, "bubblewrap", own_uid=True, program=program)
+        problem = _try_bubblewrap(settings, program, None)
         if not problem:
-            return _bubblewrap(settings, own_uid=True)
-        problem = _try_bubblewrap(settings, None)
-        if not problem:
-            return _bubblewrap(settings, own_uid=False)
+            return _found(settings, "bubblewrap", program=program)
         reasons.append(f"bubblewrap: {problem}")
     if wanted not in ("auto", "none"):
         raise IsolationError(f"isolation = {wanted} does not work on this machine ({'; '.join(reasons)})")
-    return _none(settings, reasons)
+    return _found(settings, "none", reasons=reasons)
 
 
-def _namespaces(settings: LocalSettings) -> Isolation:
-    holds = [_OWN_UID, _OWN_VIEW, _ENDING]
-    lacks: list[str] = []
-    roots = _by_the_kernel(settings, holds, lacks, own_uid=True)
-    _network(settings, holds, lacks)
-    return Isolation(
-        "namespaces",
-        settings.network == "none",
-        tuple(holds),
-        (*lacks, _DISK),
-        tuple(roots.items()),
-        own_uid=True,
-        filters=system_calls.can_filter(),
-    )
-
-
-def _bubblewrap(settings: LocalSettings, *, own_uid: bool) -> Isolation:
-    holds = [_OWN_VIEW, _ENDING]
+def _found(
+    settings: LocalSettings,
+    mode: Mode,
+    *,
+    own_uid: bool = False,
+    program: str = "",
+    reasons: Sequence[str] = (),
+) -> Isolation:
+    holds: list[str] = []
     lacks: list[str] = []
     if own_uid:
-        holds.insert(0, _OWN_UID)
+        holds.append("Each job runs as a user and group of its own, without any capability.")
+    if mode == "none":
+        holds.append("Ending a job ends its processes, double forks too, while its supervisor lives.")
+        lacks += [
+            "Credentials are in reach of jobs: they run as the server's own user and read all that it can.",
+            "A job can kill its supervisor, and leave processes behind that clear their environment.",
+        ]
     else:
-        lacks.append("Jobs run as the server's own user; only the sandbox keeps them from its files.")
+        holds += [
+            "A job sees the system's programs, read-only, and its own directory: no other file or process.",
+            "Ending a job ends every process of it, also when its supervisor is killed.",
+        ]
+        if not own_uid:
+            lacks.append("Jobs run as the server's own user; only the sandbox keeps them from its files.")
     roots = _by_the_kernel(settings, holds, lacks, own_uid=own_uid)
-    _network(settings, holds, lacks)
-    return Isolation(
-        "bubblewrap",
-        settings.network == "none",
-        tuple(holds),
-        (*lacks, _DISK),
-        tuple(roots.items()),
-        own_uid=own_uid,
-        filters=system_calls.can_filter(),
-        bubblewrap=shutil.which("bwrap") or "bwrap",
-    )
-
-
-def _none(settings: LocalSettings, reasons: list[str]) -> Isolation:
-    holds = ["Ending a job ends its processes, double forks too, while its supervisor lives."]
-    lacks = [
-        "Credentials are in reach of jobs: they run as the server's own user and read all that it can.",
-        "A job can kill its supervisor, and leave processes behind that clear their environment.",
-    ]
-    roots = _by_the_kernel(settings, holds, lacks, own_uid=False)
-    if roots:
+    if roots and mode == "none":
         lacks.append("Being root, a job can lift its own limits.")
-    lacks += ["The network is the machine's own.", *(f"Not used: {reason}." for reason in reasons)]
+    _network(settings, mode, holds, lacks)
+    lacks.append(
+        "Disk use is measured about four times a second: what a job writes meanwhile may pass its limit."
+    )
+    lacks += [f"Not used: {reason}." for reason in reasons]
     return Isolation(
-        "none",
-        False,
+        mode,
+        mode != "none" and settings.network == "none",
         tuple(holds),
         tuple(lacks),
         tuple(roots.items()),
-        filters=system_calls.can_filter(),
+        own_uid,
+        system_calls.can_filter(),
+        program,
     )
-
-
-_OWN_UID = "Each job runs as a user and group of its own, without any capability."
-_ENDING = "Ending a job ends every process of it, also when its supervisor is killed."
-_OWN_VIEW = (
-    "A job sees the system's programs, read-only, and its own directory; no other file, process or socket."
-)
-_DISK = (
-    "Disk use is measured about four times a second: a job may pass its limit by what it writes meanwhile."
-)
 
 
 def _by_the_kernel(
@@ -202,8 +181,10 @@ def _by_the_kernel(
     return roots
 
 
-def _network(settings: LocalSettings, holds: list[str], lacks: list[str]) -> None:
-    if settings.network == "none":
+def _network(settings: LocalSettings, mode: Mode, holds: list[str], lacks: list[str]) -> None:
+    if mode == "none":
+        lacks.append("The network is the machine's own.")
+    elif settings.network == "none":
         holds.append("Jobs have no network.")
     else:
         lacks.append(
@@ -219,9 +200,8 @@ def _try_namespaces() -> str:
     return _try([sys.executable, "-I", "-S", "-c", program, package_root()])
 
 
-def _try_bubblewrap(settings: LocalSettings, uid: int | None) -> str:
-    program = shutil.which("bwrap")
-    if program is None:
+def _try_bubblewrap(settings: LocalSettings, program: str, uid: int | None) -> str:
+    if not program:
         return "bwrap is not installed"
     with tempfile.TemporaryDirectory(prefix="uws-probe-") as work:
         for place in ("inputs", "outputs", "tmp", "uws"):

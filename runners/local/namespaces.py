@@ -79,7 +79,7 @@ class NamespaceTree(process_tree.Tree):
             os.setsid()
             child.enter_groups(doors)
             child.apply_rlimits(self._plan["rlimits"])
-            child.drop_privileges(self._plan["uid"], self._plan["gid"])
+            child.drop_privileges(self._plan["uid"])
             if self._plan["filter"]:
                 child.filter_system_calls()
         except BaseException as error:  # noqa: BLE001 -- a forked child must not return

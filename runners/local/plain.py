@@ -22,7 +22,7 @@ class PlainTree(process_tree.Tree):
                 child.enter_groups(doors)
                 os.setsid()
                 child.apply_rlimits(self._plan["rlimits"])
-                child.drop_privileges(None, None)
+                child.drop_privileges(None)
                 if self._plan["filter"]:
                     child.filter_system_calls()
             except BaseException as error:  # noqa: BLE001 -- a forked child must not return

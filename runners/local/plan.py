@@ -10,6 +10,7 @@ from typing import Any
 
 from runners.local.isolation import Isolation, LocalSettings
 from uws_server.domain.runspec import RunSpec, located
+from uws_server.domain.wire import FENCED, STAGE_IN_FAILED, STAGE_OUT_FAILED
 
 _PLACEHOLDER = re.compile(r"\{(inputs|outputs|parameters|python)\}")
 _PASSED_ON = re.compile(
@@ -59,7 +60,6 @@ def plan(
         "network": settings.network,
         "scratch": min(_SCRATCH, resources.memory_bytes),
         "uid": uid,
-        "gid": uid,
         "bubblewrap": isolation.bubblewrap,
         "filter": isolation.filters,
         "limits": {
@@ -77,6 +77,7 @@ def plan(
         "agent_environment": {
             name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)
         },
+        "agent_exits": {"stage-in": STAGE_IN_FAILED, "stage-out": STAGE_OUT_FAILED, "fenced": FENCED},
         "agent_tries": settings.agent_tries,
         "agent_stall": settings.agent_stall,
         "agent_limit": settings.agent_limit,

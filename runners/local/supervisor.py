@@ -20,7 +20,7 @@ import sys
 import time
 
 from runners import ending
-from runners.local import agents, cgroups, site_files
+from runners.local import cgroups, site_files
 from runners.local.agents import Agents
 from runners.local.process_tree import SandboxError
 from runners.local.state_file import StateFile
@@ -93,9 +93,9 @@ class Supervisor:
             code = self._agents.stage_in()
             if self._wakeups.stop_asked or code == 0:
                 return None
-            if code == agents.FENCED_OFF:
+            if code == self._agents.exits["fenced"]:
                 return ending.outcome("stopped", "The attempt was no longer wanted.")
-            if code == agents.STAGE_FAILED:
+            if code == self._agents.exits["stage-in"]:
                 break
         word = self._agents.word("stage-in.json")
         return ending.outcome(
@@ -119,9 +119,9 @@ class Supervisor:
                 self._wakeups.pause(min(0.1 * 2**attempt, 5.0) if attempt else 0)
                 agent = self._agents.start("follow")
             self._agents.see_follow_through(agent, lambda: self._patience(since))
-            if agent.ended in (0, agents.FENCED_OFF):
+            if agent.ended in (0, self._agents.exits["fenced"]):
                 return outcome
-            if agent.ended == agents.STORE_FAILED:
+            if agent.ended == self._agents.exits["stage-out"]:
                 break
             problem = f"The agent ended with {agent.ended}."
             if time.monotonic() > self._patience(since):
