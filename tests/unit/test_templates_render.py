@@ -9,11 +9,16 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from job_templates import catalog
+from job_templates.cross_checks import mistakes
 from job_templates.render import render
+from job_templates.schema import Definition
 from job_templates.template import Template
 from uws_server.domain.errors import BadRequest
 from uws_server.domain.job import Job, Parameter, Upload
@@ -190,6 +195,62 @@ def test_a_choice_may_mean_another_word_and_a_list_within_text_is_json() -> None
     assert spec.command == ("x", "red", '--all=["b", "red"]', "b", "red")
     assert spec.environment == {"ONE": "red", "ALL": '["b", "red"]', "NONE": ""}
     assert spec.parameters == {"colour": "r", "colours": ["b", "r"]}
+
+
+_VALUES = {
+    "string": ["", "a b", "{value:x}", "{inputs}/x"],
+    "integer": ["0", "-7", str(2**63 - 1)],
+    "number": ["1e-3", "5.", "-0"],
+    "boolean": ["true", "0"],
+    "choice": ["a", "b"],
+    "instant": ["2026-11-03"],
+    "json": ["null", "[1, null]", '{"a": []}', '"x"'],
+    "object": ["{}", '{"a": {"b": 1}}'],
+    "file": ["https://h/x.fits", "file:///data/x"],
+    "arguments": ["x", '["a", "b"]'],
+    "environment": ["A=1", '{"B": "2"}'],
+}
+
+
+@st.composite
+def _services(draw: st.DrawFn) -> tuple[dict[str, Any], list[Parameter]]:
+    """The content of a template, and parameters of a job for it."""
+    type_ = draw(st.sampled_from(sorted(_VALUES)))
+    several = draw(st.booleans()) and type_ not in ("arguments", "environment")
+    kind: dict[str, Any] = {"name": "x", "type": type_, "multiple": several}
+    if type_ == "choice":
+        kind |= {"choices": ["a", "b"], "means": {"a": "{python}"}}
+    text = st.sampled_from(_VALUES[type_])
+    if draw(st.booleans()):
+        kind["default"] = draw(st.lists(text, max_size=2)) if several else draw(text)
+    values = draw(st.lists(text, max_size=2 if several else 1))
+    content = {
+        "name": "t",
+        "title": "T",
+        "kind": draw(st.sampled_from(["command", "container"])),
+        "command": ["run", "{value:x}", "-x={value:x}"],
+        "environment": {"X": "<{value:x}>", "Y": "{value:x}"},
+        "parameters": [kind],
+    }
+    if content["kind"] == "container":
+        content["image"] = "h/{value:x}"
+    return content, [Parameter("x", one) for one in values]
+
+
+@pytest.mark.covers("3:templates-types")
+@given(_services())
+@settings(max_examples=300, deadline=None)
+def test_whatever_a_right_template_is_given_makes_a_run_spec(
+    service: tuple[dict[str, Any], list[Parameter]],
+) -> None:
+    content, parameters = service
+    definition = Definition.model_validate_json(json.dumps(content), strict=True)
+    assert mistakes(definition) == []
+    template = Template(**dict(definition), digest="0" * 64)
+    spec = render(template, job("t", *parameters))
+    texts = (*spec.command, *spec.environment.values())
+    assert all(isinstance(text, str) for text in texts)
+    assert RunSpec.from_json(spec.to_json()) == spec
 
 
 def test_only_text_that_begins_with_a_directory_is_located() -> None:
