@@ -67,13 +67,14 @@ class Machine:
         self.redis = prepare(self.data, program)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
+        site = {"jobs": jobs, "cpu": 1000, "memory": "1 TiB", "relist_seconds": 1, "lost_after": 4}
         settings = {
             "data": str(self.data),
             "web": {"port": self.port, "workers": 1},
             "redis": {"url": self.redis.url},
             "templates": {"directories": [str(Path(__file__).with_name("templates"))], "shipped": False},
             "jobs": {"claim_seconds": 2},
-            "sites": {"local": {"jobs": jobs, "cpu": 1000, "memory": "1 TiB"}},
+            "sites": {"local": site},
         }
         self.settings = directory / "settings.json"
         self.settings.write_text(json.dumps(settings))
@@ -347,7 +348,7 @@ class Machine:
         use = {field: n for field, n in self.client.hgetall("uws:u:local").items() if n != "0"}
         if use:
             found.append(f"use of the site: {use}")
-        indexes = ("due:claim", "due:stop:local", "due:deadline", "due:clearance")
+        indexes = ("a:local", "due:claim", "due:stop:local", "due:deadline", "due:clearance")
         due = {key: self.client.zrange(f"uws:{key}", 0, 9) for key in indexes}
         found += [f"{key}: {ids}" for key, ids in due.items() if ids]
         found += list(self.client.scan_iter("uws:w:*"))

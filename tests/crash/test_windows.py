@@ -240,6 +240,25 @@ def test_watcher_dies_when_an_attempt_is_lost(machine: Machine, point: str) -> N
     ended(machine, job_id, attempts=2)
 
 
+@pytest.mark.covers("3:crash-start", "3:lost-attempt")
+@pytest.mark.parametrize("point", windows(["before lost"], ["after lost"]))
+def test_an_attempt_vanishes_and_the_watcher_dies_over_it(machine: Machine, point: str) -> None:
+    machine.gate.shut()
+    job_id = machine.submit()
+    running(machine, job_id, 1)
+    machine.replace("watch", point)
+    directory, elsewhere = machine.attempts() / f"{job_id}.1", machine.attempts().parent / "elsewhere"
+    directory.rename(elsewhere)
+    machine.died("watch")
+    running(machine, job_id, 2)
+    assert "may have run twice" in machine.reached(job_id, "EXECUTING").reason
+    elsewhere.rename(directory)  # it runs still, and is stopped
+    until(lambda: not directory.exists(), lambda: machine.describe(job_id))
+    machine.gate.open()
+    ended(machine, job_id, attempts=2)
+    assert machine.gate.attempts(job_id) == {1: 1, 2: 1}
+
+
 # -- abort, delete, destroy -----------------------------------------------------------------------------
 
 

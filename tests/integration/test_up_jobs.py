@@ -41,8 +41,13 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def jobs(tmp_path_factory: pytest.TempPathFactory, disk: Path) -> Iterator[UpJobs]:
     data = tmp_path_factory.mktemp("up") / "data"
     # All of the machine's temporary directories, so that the data directory is among them.
-    permitted = {"UWS_SITES__LOCAL__FILE_INPUTS": f"[{disk}, {data}]"}
-    with running_up(data, environment=permitted) as up:
+    environment = {
+        "UWS_SITES__LOCAL__FILE_INPUTS": f"[{disk}, {data}]",
+        "UWS_SITES__LOCAL__RELIST_SECONDS": "1",
+        "UWS_SITES__LOCAL__LOST_AFTER": "4",
+        "UWS_JOBS__CLAIM_SECONDS": "3",
+    }
+    with running_up(data, environment=environment) as up:
         yield UpJobs(up)
 
 
@@ -78,6 +83,21 @@ def test_a_killed_supervisor_costs_one_attempt_and_job_info_says_so(jobs: UpJobs
     assert found["errorSummary"] is None
     assert jobs.result(job, "stdout") == b"attempt 2\n"
     jobs.gone(job)
+
+
+@pytest.mark.covers("3:lost-attempt")
+def test_an_attempt_whose_directory_is_removed_is_made_again(jobs: UpJobs, tmp_path: Path) -> None:
+    job = jobs.submit("script", TWICE)
+    jobs.reach(job, "EXECUTING")
+    until(lambda: jobs.result(job, "stdout") == b"attempt 1\n", what="the first line")
+    name = job.rpartition("/")[2]
+    victim = supervisor(jobs, job)
+    (jobs.up.data / "sites" / "local" / "attempts" / f"{name}.1").rename(tmp_path / "lost")
+    os.kill(victim, signal.SIGKILL)
+    found = jobs.reach(job, "COMPLETED")
+    assert found["attempt"] == 2
+    assert found["reason"] == "the code may have run twice: nobody saw attempt 1 end"
+    assert jobs.result(job, "stdout") == b"attempt 2\n"
 
 
 @pytest.mark.covers("3:local-abort-tree", "3:agent-logs", "3:agent-outputs", "UWS-15")
