@@ -35,6 +35,10 @@ class Addresses:
         """One parameter."""
         return f"{self.base}/{service}/async/{job_id}/parameters/{quote(name, safe='')}"
 
+    def page(self, service: str, job_id: str = "") -> str:
+        """The page for people about a service's jobs, or about one of them."""
+        return f"{self.base}/ui/{service}/{job_id}".rstrip("/")
+
     @property
     def style(self) -> str:
         """The style sheet that makes our XML readable in a browser."""

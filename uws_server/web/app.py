@@ -16,6 +16,7 @@ from uws_server.web.job import JobResources
 from uws_server.web.job_list import job_list_blueprint
 from uws_server.web.job_parameters import parameters_blueprint
 from uws_server.web.own_machine import refuse_foreign_pages
+from uws_server.web.pages import pages_blueprint
 from uws_server.web.parts import Parts
 from uws_server.web.services import services_blueprint
 from uws_server.web.storage import storage_blueprint
@@ -75,6 +76,7 @@ def create_app(parts: Parts) -> Flask:
     app.register_blueprint(sync_blueprint(parts, current))
     app.register_blueprint(vosi_blueprint(parts, current.addresses))
     app.register_blueprint(services_blueprint(parts, current.addresses))
+    app.register_blueprint(pages_blueprint(parts, current))
     app.register_blueprint(agent_blueprint(parts))
     app.register_blueprint(storage_blueprint(parts.objects, parts.links))
     return app
