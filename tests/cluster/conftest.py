@@ -10,6 +10,7 @@ import pytest
 from tests.cluster import lifecycle
 from tests.cluster.cluster import Cluster
 from tests.cluster.layout import ROOT
+from tests.cluster.node import Node
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +25,14 @@ def cluster() -> Iterator[Cluster]:
     yield lifecycle.up(name, until_end_of=os.getppid() if is_worker else os.getpid())
     if not was_up and not is_worker:
         lifecycle.down(name)
+
+
+@pytest.fixture
+def second_node(cluster: Cluster) -> Node:
+    """A second node, for tests that lose it: a test may end it, the next one gets a new one."""
+    until_end_of = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    lifecycle.up(str(ROOT), nodes=2, until_end_of=until_end_of)
+    return cluster.node(2)
 
 
 @pytest.fixture

@@ -36,17 +36,16 @@ def make(name: str) -> None:
                         (group / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
-def branches(prefix: str) -> Iterator[Path]:
-    """Every branch whose name begins so, in every hierarchy."""
+def branches(pattern: str) -> Iterator[Path]:
+    """Every branch with such a name, in every hierarchy."""
     for hierarchy in _hierarchies():
-        yield from hierarchy.glob(f"{prefix}-*")
+        yield from hierarchy.glob(pattern)
 
 
-def remove(prefix: str) -> None:
-    """Remove the branches; the processes in them must have ended."""
-    for branch in list(branches(prefix)):
-        for group in sorted((p for p in branch.rglob("*") if p.is_dir()), key=lambda p: -len(p.parts)):
+def remove(pattern: str) -> None:
+    """Remove the branches with such a name; raises `OSError` while something runs in them."""
+    for branch in list(branches(pattern)):
+        groups = [branch, *(path for path in branch.rglob("*") if path.is_dir())]
+        for group in sorted(groups, key=lambda path: -len(path.parts)):
             with suppress(FileNotFoundError):
                 group.rmdir()
-        with suppress(FileNotFoundError):
-            branch.rmdir()

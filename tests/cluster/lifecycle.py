@@ -11,7 +11,7 @@ from tests.cluster.bring_up import BringUp
 from tests.cluster.cluster import Cluster
 from tests.cluster.layout import CLUSTERS, STATES, Layout, clusters, owner_of
 from tests.cluster.node import Failed, Node
-from tests.cluster.take_down import take_down
+from tests.cluster.take_down import take_away, take_down
 
 LOCK = STATES / "uws-cluster.lock"
 
@@ -39,8 +39,12 @@ def up(name: str, nodes: int = 1, until_end_of: int | None = None) -> Cluster:
                 programs.say(f"sweeping away what a killed run left: {layout.state}")
                 take_down(layout)
         cluster = ours(name) or _new(name, nodes, until_end_of)
-        for number in range(len(cluster.nodes()) + 1, nodes + 1):
-            BringUp(cluster, until_end_of).join(number)
+        for number in range(2, nodes + 1):
+            node = cluster.node(number)
+            if not node.lives():
+                if node.directory.exists():
+                    take_away(node)
+                BringUp(cluster, until_end_of).join(number)
     return cluster
 
 

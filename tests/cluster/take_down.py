@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
+from contextlib import suppress
 from pathlib import Path
 
 from tests.cluster import control_groups
@@ -23,22 +23,35 @@ def take_down(layout: Layout) -> None:
     until(20, "the network is gone", lambda: not _cards(layout), pause=0.05)
     for route in _routes(layout):
         run("ip", "route", "delete", *route.split())
-    # A control group stays busy for a moment after its last process.
-    end = time.monotonic() + 20
-    while True:
-        try:
-            control_groups.remove(layout.prefix)
-            break
-        except OSError as error:
-            if time.monotonic() > end:
-                raise Failed(f"a control group does not go: {error}") from error
-            time.sleep(0.05)
+    _remove_control_groups(f"{layout.prefix}-*")
     if layout.state.exists():
         if mounted := _mounts(layout):
             raise Failed(f"still mounted, so nothing below was removed: {mounted}")
         shutil.rmtree(layout.state)
     if left := left_behind(layout):
         raise Failed(f"left behind: {left}")
+
+
+def take_away(node: Node) -> None:
+    """End a node other than the first and remove what it wrote, so that it can join again as a new one."""
+    node.end()
+    first = Node(node.layout, 1)
+    until(
+        20, f"the cable of {node.name} is gone", lambda: f"to-{node.name}" not in first.inside("ip", "link")
+    )
+    _remove_control_groups(f"{node.layout.prefix}-{node.name}")
+    shutil.rmtree(node.directory)
+
+
+def _remove_control_groups(pattern: str) -> None:
+    """Remove control groups, which stay busy for a moment after their last process."""
+
+    def gone() -> bool:
+        with suppress(OSError):
+            control_groups.remove(pattern)
+        return not list(control_groups.branches(pattern))
+
+    until(20, f"the control groups {pattern} are gone", gone, pause=0.05)
 
 
 def left_behind(layout: Layout) -> dict[str, list[str]]:
@@ -48,7 +61,7 @@ def left_behind(layout: Layout) -> dict[str, list[str]]:
         "mounts": _mounts(layout),
         "network cards": _cards(layout),
         "routes": _routes(layout),
-        "control groups": [str(path) for path in control_groups.branches(layout.prefix)],
+        "control groups": [str(path) for path in control_groups.branches(f"{layout.prefix}-*")],
         "directories": [str(layout.state)] if layout.state.exists() else [],
     }
     return {kind: names for kind, names in found.items() if names}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cluster import lifecycle
 from tests.cluster.cluster import Cluster
 from tests.cluster.images import agent_image, program_image
-from tests.cluster.node import until
+from tests.cluster.layout import ROOT
+from tests.cluster.node import Node, until
 from tests.cluster.programs import release
+from tests.cluster.take_down import left_behind, take_away
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -50,12 +54,14 @@ def test_a_job_runs_and_its_end_and_log_are_seen(
     assert log.startswith("hello from hello-")
 
 
-def test_names_of_services_resolve_and_lead_to_their_pods(cluster: Cluster, namespace: str) -> None:
+def serve(cluster: Cluster, namespace: str, node: Node) -> None:
+    """A pod on a node that serves one page, behind the Service ``web``."""
     server = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "web", "namespace": namespace, "labels": {"app": "web"}},
         "spec": {
+            "nodeName": node.name,
             "containers": [
                 {
                     "name": "web",
@@ -63,7 +69,7 @@ def test_names_of_services_resolve_and_lead_to_their_pods(cluster: Cluster, name
                     "command": ["sh", "-c", "echo found >/tmp/index.html; exec httpd -f -p 8080 -h /tmp"],
                     "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
                 }
-            ]
+            ],
         },
     }
     service = {
@@ -75,9 +81,56 @@ def test_names_of_services_resolve_and_lead_to_their_pods(cluster: Cluster, name
     cluster.create(server)
     cluster.create(service)
     cluster.kubectl("-n", namespace, "wait", "--for=condition=Ready", "pod/web", "--timeout=40s")
-    # By its short name, within the namespace, as a pod would ask for the server of its store.
-    ask = "for i in $(seq 50); do wget -q -O - http://web/ && exit; sleep 0.2; done; exit 1"
-    assert outcome(cluster, namespace, job("ask", "sh", "-c", ask)) == ("Complete", "found\n")
+
+
+ASK = "for i in $(seq 50); do timeout 2 wget -q -O - http://web/ && exit; sleep 0.2; done; exit 1"
+"""Ask the Service by its short name, until kube-proxy knows of its pod."""
+
+
+def test_names_of_services_resolve_and_lead_to_their_pods(cluster: Cluster, namespace: str) -> None:
+    serve(cluster, namespace, cluster.node(1))
+    assert outcome(cluster, namespace, job("ask", "sh", "-c", ASK)) == ("Complete", "found\n")
+
+
+@pytest.mark.parametrize(("served", "asked"), [(1, 2), (2, 1)])
+def test_pods_reach_each_other_across_nodes(
+    cluster: Cluster, namespace: str, second_node: Node, served: int, asked: int
+) -> None:
+    serve(cluster, namespace, cluster.node(served))
+    document = job("ask", "sh", "-c", ASK, nodeName=f"node{asked}")
+    assert outcome(cluster, namespace, document) == ("Complete", "found\n")
+
+
+def ready(cluster: Cluster, node: Node) -> str:
+    conditions = cluster.get("node", node.name)["status"]["conditions"]
+    return next(str(c["status"]) for c in conditions if c["type"] == "Ready")
+
+
+def test_a_stopped_kubelet_is_noticed_and_its_pod_lives_on(
+    cluster: Cluster, namespace: str, second_node: Node
+) -> None:
+    document = job("steady", "sleep", "600", nodeName=second_node.name)
+    document["metadata"]["namespace"] = namespace
+    cluster.create(document)
+    until(
+        30, "the job runs", lambda: cluster.get("-n", namespace, "job", "steady")["status"].get("ready") == 1
+    )
+    second_node.stop("kubelet")
+    until(60, "the node is missed", lambda: ready(cluster, second_node) == "Unknown")
+    assert "sleep" in second_node.inside("ps", "-eo", "args")
+    second_node.restart("kubelet")
+    until(60, "the node is back", lambda: ready(cluster, second_node) == "True")
+
+
+def test_a_node_that_is_gone_leaves_nothing_and_can_be_replaced(cluster: Cluster, second_node: Node) -> None:
+    before = second_node.first_process()
+    second_node.end()
+    take_away(second_node)
+    left = left_behind(cluster.layout)
+    assert not [name for names in left.values() for name in names if second_node.name in name]
+    again = lifecycle.up(str(ROOT), nodes=2, until_end_of=os.getpid()).node(2)
+    assert again.lives()
+    assert again.first_process() != before
 
 
 def test_an_image_of_one_static_file_runs(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
