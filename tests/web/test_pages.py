@@ -18,7 +18,7 @@ def links(client: Client, path: str) -> dict[str, str]:
     """Where a page's links lead on this server, by their text."""
     response = client.get(path)
     assert (response.status_code, response.mimetype) == (200, "text/html")
-    found = {"".join(a.itertext()): str(a.get("href")) for a in html.fromstring(response.text).iter("a")}
+    found = {str(a.xpath("string()")): str(a.get("href")) for a in html.fromstring(response.text).iter("a")}
     return {text: to.removeprefix(BASE) for text, to in found.items() if to.startswith(BASE)}
 
 
