@@ -120,24 +120,14 @@ class UserCode:
         plan, limits = self._plan, self._plan["limits"]
         if plan["cgroup"]:
             self._cgroup = cgroups.Cgroup(plan["cgroup"]["parent"], plan["name"], plan["cgroup"]["roots"])
-            processes_too = limits["processes"] + _TREES[plan["mode"]].companions
-            self._cgroup.create(limits["memory"], processes_too, limits["cpu_milli"])
-        rlimits = {"fsize": limits["disk"], "nproc": limits["processes"]}
-        if plan["uid"] is None:
-            rlimits["nproc"] += processes.threads_of(os.getuid())  # it counts all that the user has
-        if not self._cgroup or "memory" not in self._cgroup.directories:
-            rlimits["data"] = 2 * limits["memory"]  # the second line: `Limits` is the first
-        tree = self._tree = _TREES[plan["mode"]]({**plan, "rlimits": rlimits})
+            most = limits["processes"] + _TREES[plan["mode"]].companions
+            self._cgroup.create(limits["memory"], most, limits["cpu_milli"])
+        tree = self._tree = _TREES[plan["mode"]]({**plan, "rlimits": self._rlimits()})
         os.makedirs(f"{self._directory}/logs", exist_ok=True)
         pipes = {}
         ends = []
         for name in ("stdout", "stderr"):
-            pipe, end = os.pipe()
-            os.set_blocking(pipe, False)
-            try:
-                fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, _PIPE)
-            except OSError:
-                pass  # the user has many pipes already; slower, nothing else
+            pipe, end = _roomy_pipe()
             pipes[pipe] = capped_log.CappedLog(f"{self._directory}/logs/{name}", limits["log"])
             ends.append(end)
             self._copy_when_ready(pipe, pipes[pipe])
@@ -146,9 +136,17 @@ class UserCode:
         try:
             tree.spawn((null, ends[0], ends[1]), doors)
         finally:
-            for descriptor in (null, *ends, *doors):
-                os.close(descriptor)
+            process_tree.close(null, *ends, *doors)
         return tree, pipes
+
+    def _rlimits(self) -> dict[str, int]:
+        limits = self._plan["limits"]
+        found = {"fsize": limits["disk"], "nproc": limits["processes"]}
+        if self._plan["uid"] is None:
+            found["nproc"] += processes.threads_of(os.getuid())  # it counts all that the user has
+        if not self._cgroup or "memory" not in self._cgroup.directories:
+            found["data"] = 2 * limits["memory"]  # the second line: `Limits` is the first
+        return found
 
     def _copy_when_ready(self, pipe: int, log: capped_log.CappedLog) -> None:
         def copy() -> None:
@@ -222,3 +220,14 @@ class UserCode:
             self._collect()
         tree.settle()
         return self._collected or 0
+
+
+def _roomy_pipe() -> tuple[int, int]:
+    """A pipe that we read without waiting, and that user code fills without waiting for us."""
+    out, into = os.pipe()
+    os.set_blocking(out, False)
+    try:
+        fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, _PIPE)
+    except OSError:
+        pass  # the user has many pipes already; slower, nothing else
+    return out, into
