@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from tests.integration.agent_door import JOB, Attempt, serving
+from uws_server.domain.errors import Conflict
 from uws_server.domain.job import Job, Parameter, Upload, Workload
 from uws_server.domain.phase import Phase
 from uws_server.domain.runspec import Input, Limits
@@ -160,3 +163,29 @@ def test_an_agent_that_lies_about_its_limits(server: Server, port: int, tmp_path
     loaded = load_manifest(server.objects, server.job)
     assert loaded is not None
     assert len(loaded[0]) == 4
+
+
+@pytest.mark.covers("3:agent-outputs")
+def test_of_manifests_at_once_one_stands(server: Server) -> None:
+    """Whoever is second is refused, unless it says the very same; what stands is what the first said."""
+    door = Door(server.jobs, server.objects, SECRET, 1024**2)
+    manifests = [
+        {"version": 1, "job": JOB, "attempt": 1, "logs": None, "results": [], "notes": [str(number)]}
+        for number in range(8)
+    ]
+    together = threading.Barrier(len(manifests))
+    taken: list[dict[str, Any]] = []
+
+    def hand_in(manifest: dict[str, Any]) -> None:
+        together.wait(20)
+        with suppress(Conflict):
+            door.hand_in(server.token, manifest)
+            taken.append(manifest)
+
+    threads = [threading.Thread(target=hand_in, args=(manifest,)) for manifest in manifests]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert taken == [json.loads(b"".join(server.objects.read(f"jobs/{JOB}/1/manifest.json")))]
+    door.hand_in(server.token, taken[0])  # as after a lost reply
