@@ -17,8 +17,7 @@ class Gate:
     """Forwards TCP to ``endpoint`` from a port of its own."""
 
     def __init__(self, endpoint: str) -> None:
-        parts = urlsplit(endpoint)
-        self._behind = parts.hostname, parts.port
+        self.lead_to(endpoint)
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=512)
         self._listening.settimeout(_LOOK)
         self.endpoint = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
@@ -28,9 +27,16 @@ class Gate:
         self._refusals = 0
         self.entered = 0
         """Connections so far."""
+        self.passed = 0
+        """Bytes so far, both ways together."""
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
+
+    def lead_to(self, endpoint: str) -> None:
+        """Bring whoever enters from now on to another server."""
+        parts = urlsplit(endpoint)
+        self._behind = parts.hostname, parts.port
 
     def hold(self) -> None:
         """From now on no byte goes through; connections are taken and kept."""
@@ -83,6 +89,7 @@ class Gate:
             while chunk := source.recv(_CHUNK):
                 self._open.wait()
                 target.sendall(chunk)
+                self.passed += len(chunk)
         _close(source, target)
 
 

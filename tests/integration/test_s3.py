@@ -11,6 +11,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 
 from tests.s3_gate import Gate, gate
 from tests.s3_servers import SERVERS, S3Server
+from tests.up_process import until
 from uws_server.storage import s3
 from uws_server.storage.base import NotStored, StorageUnavailable, TooLong
 from uws_server.storage.s3 import Bucket, S3Store
@@ -186,6 +188,7 @@ CALLS: dict[str, Callable[[S3Store], object]] = {
     "read": lambda store: store.read("a/b"),
     "head": lambda store: store.head("a/b"),
     "list": lambda store: list(store.list("a")),
+    "list all": lambda store: list(store.list("")),
     "delete": lambda store: store.delete("a/b"),
 }
 WRONG: dict[str, tuple[Callable[[Bucket], Bucket], str]] = {
@@ -210,7 +213,7 @@ def test_what_is_wrong_is_said_and_never_taken_for_a_missing_object(
     change, sentence = WRONG[wrong]
     S3Store(bucket).put("a/b", b"1")
     with pytest.raises(StorageUnavailable, match=sentence) as said:
-        CALLS[call](S3Store(change(bucket)))
+        CALLS[call](S3Store(replace(change(bucket), prefix="")))
     assert SECRET not in str(said.value)
     assert "Signature=" not in str(said.value)
     assert said.value.__cause__ is None
@@ -276,22 +279,17 @@ def test_a_server_that_says_nothing_is_given_up(
 def test_an_upload_that_breaks_off_leaves_the_old_object(bucket: Bucket, between: Gate) -> None:
     store = S3Store(replace(bucket, endpoint=between.endpoint))
     store.put("a", b"old")
-    parts = 0
 
-    def breaking(step: Callable[[], None]) -> None:
-        nonlocal parts
-        parts += 1
-        thread = threading.Timer(0.05, between.refuse)
-        thread.start()
-        try:
-            step()
-        finally:
-            thread.join()
+    def broken() -> None:
+        until(lambda: between.passed > 20 * 1024**2, what="some of the parts")
+        between.refuse()
 
-    with pytest.raises(StorageUnavailable):
-        S3Store(replace(bucket, endpoint=between.endpoint), breaking).put("a", bytes(64 * 1024**2))
+    with ThreadPoolExecutor(1) as threads:
+        breaking = threads.submit(broken)
+        with pytest.raises(StorageUnavailable):
+            store.put("a", bytes(64 * 1024**2))
+        breaking.result(10)
     between.admit()
-    assert parts == 1
     assert b"".join(store.read("a")) == b"old"
 
 

@@ -127,7 +127,10 @@ class S3Store:
                 size += len(chunk)
                 if limit is not None and size > limit:
                     raise TooLong(f"the content of {key} is longer than {limit} bytes")
-                gathered.write(chunk)
+                if size <= PART:
+                    gathered.write(chunk)
+                else:  # to a disk
+                    self._aside(lambda: _write(gathered, chunk))  # noqa: B023 - run before the next turn
             gathered.seek(0)
             etag = self._send(path, cast("IO[bytes]", gathered), size, create=create)
         # By our clock, as the answer does not say; asking would be one more request for each object.
@@ -290,7 +293,7 @@ class S3Store:
     def _told(self, path: str, error: Exception) -> Exception:
         said = str(error)
         # What stands before is our own key, which a user may have named like an answer.
-        said = said.partition(path)[2] or said
+        said = (said.partition(path)[2] if path else "") or said
         summary, _, detail = said.partition("\n\nDebug source:")
         answer = _ANSWER.search(summary)
         where = f"the object store at {self._bucket.address}, bucket {self._bucket.name}"
@@ -334,6 +337,10 @@ class _NotOffered(StorageUnavailable):
 
 class _Unexplained(StorageUnavailable):
     """S3 refused without a word why."""
+
+
+def _write(file: tempfile.SpooledTemporaryFile[bytes], chunk: bytes) -> None:
+    file.write(chunk)
 
 
 def _etag(quoted: str | None) -> str:
