@@ -161,7 +161,14 @@ def web(
     """Run the web processes."""
     if descriptor is None:
         # Refused here in one sentence, rather than by each process. Under `up`, others look after it.
-        _build(_load(file, data=data, web__host=host, web__port=port))
+        from uws_server.up.run import CannotStart, listen
+
+        settings = _load(file, data=data, web__host=host, web__port=port)
+        _build(settings)
+        try:
+            listen(settings.web.host, settings.web.port).close()
+        except CannotStart as error:
+            _fail(str(error), 1)
     # gunicorn starts in a fresh interpreter: nothing may be imported before its workers are patched.
     for name, value in (("CONFIG", file), ("DATA", data), ("WEB__HOST", host), ("WEB__PORT", port)):
         if value is not None:
@@ -197,9 +204,11 @@ def worker(file: Path | None, data: Path | None, site: str, kind: str) -> None:
     from uws_server.queue.base import Work
     from uws_server.queue.rq import RqWorker, WorkerBroke, connect
 
+    room = capacity(sites.site(settings, site))
+    services.store.report_capacity(site, room)
     work = Worker(
         site=site,
-        capacity=capacity(sites.site(settings, site)),
+        capacity=room,
         claim_seconds=settings.jobs.claim_seconds,
         store=services.store,
         changes=services.changes,

@@ -104,6 +104,20 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence(tmp_path: Path) -> None:
         assert up.said() == f"{refusal}; --port names another\n"
 
 
+def test_web_alone_refuses_a_port_that_is_taken_in_the_same_sentence(up: UpProcess) -> None:
+    port = up.url.rpartition(":")[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "uws_server.cli", "web", "--data", str(up.data), "--port", port],
+        env={**os.environ, "UWS_REDIS__URL": str(up.ready["redis"])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    refusal = f"uws-server: cannot listen on 127.0.0.1 port {port}: Address already in use"
+    assert (done.returncode, done.stderr) == (1, f"{refusal}; --port names another\n")
+
+
 def test_a_data_directory_that_cannot_be_made_is_refused_in_a_sentence(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.touch()
