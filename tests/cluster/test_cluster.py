@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster import lifecycle
 from tests.cluster.cluster import Cluster
+from tests.cluster.fake_nodes import ENDS, POD_ON_FAKE_NODES, add_fake_nodes, remove_fake_nodes
 from tests.cluster.images import agent_image, program_image
 from tests.cluster.layout import ROOT
 from tests.cluster.node import Node, until
@@ -186,3 +187,30 @@ def test_the_registry_gives_images_to_those_who_log_in_only(cluster: Cluster, na
         assert "401 Unauthorized" in waiting(cluster, namespace, name, {"ErrImagePull", "ImagePullBackOff"})
     allowed = job("allowed", "echo", "pulled", image=image, imagePullSecrets=[{"name": right}])
     assert outcome(cluster, namespace, allowed) == ("Complete", "pulled\n")
+
+
+def test_pods_on_fake_nodes_run_until_they_are_told_to_end(cluster: Cluster, namespace: str) -> None:
+    add_fake_nodes(cluster, 2)
+    try:
+        crowd = job("crowd", **POD_ON_FAKE_NODES)
+        crowd["metadata"]["namespace"] = namespace
+        crowd["spec"] |= {"parallelism": 500, "completions": 500}
+        cluster.create(crowd)
+        of_crowd = ("-n", namespace, "job", "crowd")
+        until(60, "all 500 run", lambda: cluster.get(*of_crowd)["status"].get("ready") == 500)
+        cluster.kubectl("-n", namespace, "annotate", "pods", "-l", "job-name=crowd", f"{ENDS}=0")
+        ended = cluster.finished(namespace, "crowd")
+        assert ended["status"]["succeeded"] == 500
+
+        broken = job("broken", **POD_ON_FAKE_NODES)
+        broken["metadata"]["namespace"] = namespace
+        cluster.create(broken)
+        until(
+            30, "it runs", lambda: cluster.get("-n", namespace, "job", "broken")["status"].get("ready") == 1
+        )
+        cluster.kubectl("-n", namespace, "annotate", "pods", "-l", "job-name=broken", f"{ENDS}=3")
+        assert cluster.finished(namespace, "broken")["status"]["failed"] == 1
+        (pod,) = cluster.get("-n", namespace, "pods", "-l", "job-name=broken")["items"]
+        assert pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 3
+    finally:
+        remove_fake_nodes(cluster)
