@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runners import ending
-from runners.local import capped_log, cgroups, processes, site_files, trees
+from runners.local import capped_log, cgroups, processes, site_files, system_calls, trees
 from runners.local.disk_watch import DiskWatch
 from runners.local.plan import environment, refusal, substitute
 from runners.local.view import view
@@ -263,6 +264,42 @@ def test_groups_of_both_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *
 def test_substitution_happens_once() -> None:
     places = {"inputs": "{outputs}", "outputs": "/o", "parameters": "/p", "python": "/y"}
     assert substitute("{inputs}{outputs}-{x}{python}{{parameters}}", places) == "{outputs}/o-{x}/y{/p}"
+
+
+def answer(program: bytes, architecture: int, number: int, argument: int = 0) -> int:
+    """What the kernel would make of a system call: the four instructions that a filter of ours is made of."""
+    data = struct.pack("<IIQ6Q", number, architecture, 0, argument, 0, 0, 0, 0, 0)
+    at = 0
+    value = 0
+    while True:
+        code, yes, no, operand = struct.unpack_from("<HBBI", program, 8 * at)
+        at += 1
+        if code == 0x20:
+            (value,) = struct.unpack_from("<I", data, operand)
+        elif code == 0x06:
+            return int(operand)
+        else:
+            tests = {0x15: value == operand, 0x35: value >= operand, 0x45: value & operand != 0}
+            at += yes if tests[code] else no
+
+
+@pytest.mark.covers("3:local-isolation")
+@pytest.mark.parametrize("machine", system_calls.MACHINES)
+def test_the_filter_of_either_machine(machine: str) -> None:
+    program = system_calls.program(machine)
+    column, architecture = system_calls.MACHINES[machine]
+    denied = {numbers[column] for numbers in system_calls.DENIED.values()}
+    clone, clone3 = system_calls.CLONE[column], system_calls.CLONE3[column]
+    allowed, refused, unknown, killed = 0x7FFF0000, 0x50001, 0x50026, 0x80000000
+    for number in range(600):
+        expected = refused if number in denied else unknown if number == clone3 else allowed
+        assert answer(program, architecture, number) == expected, number
+        assert answer(program, 0x40000003, number) == killed
+    assert answer(program, architecture, clone, 0x01200011) == allowed  # as fork does
+    assert answer(program, architecture, clone, 0x003D0F00) == allowed  # as a thread does
+    for shift in (17, 25, 26, 27, 28, 29, 30):  # mount, cgroup, UTS, IPC, user, pid, net namespaces
+        assert answer(program, architecture, clone, 1 << shift | 17) == refused
+    assert answer(program, architecture, 0x40000000 + clone) == refused
 
 
 @pytest.mark.covers("3:local-isolation")
