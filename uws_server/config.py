@@ -241,12 +241,15 @@ class Site(_Section):
     """A place where jobs run. The machine itself is the site `local` unless sites are given."""
 
     runner: Literal["local"] = Field(default="local", description="What starts jobs there.")
-    jobs: int = Field(default=0, ge=0, description="Attempts at once; 0: as many as there are processors.")
+    jobs: int = Field(
+        default=0, ge=0, description="Attempts at once; 0: as many as its workers' machine has processors."
+    )
     cpu: float = Field(
-        default=0, ge=0, description="Processors for all attempts together; 0: those of the machine."
+        default=0, ge=0, description="Processors for all attempts together; 0: those of its workers' machine."
     )
     memory: ByteSize = Field(
-        default=ByteSize(0), description="Memory for all attempts together; 0: nine tenths of the machine's."
+        default=ByteSize(0),
+        description="Memory for all attempts together; 0: nine tenths of its workers' machine's.",
     )
     isolation: Literal["auto", "namespaces", "bubblewrap", "none"] = Field(
         default="auto",

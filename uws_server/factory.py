@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from pydantic import ByteSize
+
 from uws_server.config import BadConfig, Settings, Site
-from uws_server.domain.errors import Refused
+from uws_server.domain.errors import Refused, Unavailable
 from uws_server.domain.instants import Instant
 from uws_server.domain.runspec import Limits as JobLimits
 from uws_server.storage.base import Aside, directly
-from uws_server.store.base import Capacity
+from uws_server.store.base import Capacity, JobStore
 
 if TYPE_CHECKING:
     from job_templates.catalog import Catalog
@@ -64,12 +66,46 @@ def unique_holder() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
+@dataclass(frozen=True, slots=True)
+class ReportedSite:
+    """A site whose own machine says what it can run: web may be on another one."""
+
+    name: str
+    kinds: frozenset[str]
+    store: JobStore
+
+    @property
+    def capacity(self) -> Capacity:
+        """What its worker last said.
+
+        :raises Unavailable: none has said anything yet.
+        """
+        said = self.store.capacity(self.name)
+        if said is None:
+            raise Unavailable(
+                f"site {self.name} has not said yet what it can run: its worker has never been started"
+            )
+        return said
+
+
+def stated(site: Site) -> bool:
+    """Whether the settings alone say what a site can run, so that nobody needs to ask it."""
+    return bool(site.jobs and site.cpu and site.memory)
+
+
 def capacity(site: Site) -> Capacity:
-    """What a site runs at once; what the settings leave open is what this machine has."""
+    """What a site on this machine runs at once: what the settings leave open is what the machine has."""
     processors = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10 * 9
     cpu = site.cpu or processors
     return Capacity(site.jobs or max(1, int(cpu)), int(cpu * 1000), int(site.memory or memory))
+
+
+def measured(site: Site) -> Site:
+    """The settings of a site on this machine, with what they leave open measured."""
+    room = capacity(site)
+    found = {"jobs": room.jobs, "cpu": room.cpu_milli / 1000, "memory": ByteSize(room.memory_bytes)}
+    return site.model_copy(update=found)
 
 
 class Services:
@@ -156,11 +192,13 @@ class Services:
         return Waiting(self.store, self.settings.web.waiters)
 
     @cached_property
-    def sites(self) -> dict[str, SiteOffer]:
-        """What each site can run, as data."""
+    def sites(self) -> dict[str, SiteOffer | ReportedSite]:
+        """What each site can run, by the settings or, where these leave something open, by its worker."""
         kinds = {"local": frozenset({"notebook", "command"})}
         return {
             name: SiteOffer(name, kinds[site.runner], capacity(site))
+            if stated(site)
+            else ReportedSite(name, kinds[site.runner], self.store)
             for name, site in self.settings.sites.items()
         }
 

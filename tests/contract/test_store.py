@@ -286,6 +286,15 @@ def test_what_is_due(store: JobStore) -> None:
     assert store.due(Due.STOP, NOW, "elsewhere") == []
 
 
+def test_what_a_site_can_run_is_what_its_worker_said_last(store: JobStore) -> None:
+    assert store.capacity("local") is None
+    store.report_capacity("local", Capacity(3, 1500, 2**40, gpu=1))
+    store.report_capacity("elsewhere", ROOM)
+    assert store.capacity("local") == Capacity(3, 1500, 2**40, gpu=1)
+    store.report_capacity("local", ROOM)
+    assert store.capacity("local") == ROOM
+
+
 @pytest.mark.covers("3:lost-attempt")
 def test_a_store_knows_what_a_site_was_given(store: JobStore) -> None:
     put(store, id="1")

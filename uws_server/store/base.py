@@ -184,6 +184,12 @@ class JobStore(Protocol):
     def waiting(self, site: str) -> int:
         """How many owners have jobs in the site's waiting lines; 0 = nothing to start."""
 
+    def report_capacity(self, site: str, capacity: Capacity) -> None:
+        """Note what a site can run, as who serves it says. The last word stands until there is another."""
+
+    def capacity(self, site: str) -> Capacity | None:
+        """What a site was last said to be able to run; None while nobody has said anything."""
+
     def given(self, site: str) -> dict[tuple[str, int], bool]:
         """The attempts (job id, number) that a site was given and may still have.
 

@@ -7,6 +7,7 @@
     e:{site}                     owners with a waiting line, by the turn they last had
     t:{site} turn:{site}         the last turn of every owner, and the counter of turns
     u:{site}                     use of the site: attempts, cpu, memory
+    c:{site}                     what the site can run, as its worker has said
     a:{site}                     attempts that a site was given: 1 wanted there, 0 not any more
     due:…                        the time-ordered indexes of `Due`
     i:{digest}                   idempotency keys
@@ -82,6 +83,11 @@ def turn(site: str) -> str:
 def use(site: str) -> str:
     """What of a site is in use."""
     return f"{PREFIX}u:{site}"
+
+
+def capacity(site: str) -> str:
+    """What a site can run."""
+    return f"{PREFIX}c:{site}"
 
 
 def given(site: str) -> str:

@@ -44,6 +44,7 @@ class MemoryStore:
         self._claims: dict[str, Instant] = {}
         self._served: dict[tuple[str, str], int] = {}
         self._turn = 0
+        self._capacities: dict[str, Capacity] = {}
         self._unwanted: dict[str, set[tuple[str, int]]] = {}
         self._leases: dict[str, tuple[Lease, Instant]] = {}
         self._fence = 0
@@ -267,6 +268,16 @@ class MemoryStore:
         with self._guard:
             waiting = [job for job in self._jobs.values() if job.workload is Workload.WAITING]
         return len({job.owner for job in waiting if job.site == site})
+
+    def report_capacity(self, site: str, capacity: Capacity) -> None:
+        """See `JobStore.report_capacity`."""
+        with self._guard:
+            self._capacities[site] = capacity
+
+    def capacity(self, site: str) -> Capacity | None:
+        """See `JobStore.capacity`."""
+        with self._guard:
+            return self._capacities.get(site)
 
     def given(self, site: str) -> dict[tuple[str, int], bool]:
         """See `JobStore.given`."""

@@ -8,9 +8,11 @@ together or not at all. Cost in Redis calls: `create` 1, `get` 1, `change` 1, `c
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
@@ -244,6 +246,17 @@ class RedisStore:
         """See `JobStore.waiting`."""
         with _reached():
             return int(self.client.zcard(keys.owners(site)))
+
+    def report_capacity(self, site: str, capacity: Capacity) -> None:
+        """See `JobStore.report_capacity`."""
+        with _reached():
+            self.client.set(keys.capacity(site), json.dumps(asdict(capacity)))
+
+    def capacity(self, site: str) -> Capacity | None:
+        """See `JobStore.capacity`."""
+        with _reached():
+            said: Any = self.client.get(keys.capacity(site))
+        return Capacity(**json.loads(said)) if said else None
 
     def given(self, site: str) -> dict[tuple[str, int], bool]:
         """See `JobStore.given`."""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from uws_server import redis_server
 from uws_server.config import Settings
+from uws_server.factory import measured
 from uws_server.queue.base import Work
 from uws_server.redis_server import RedisServer
 from uws_server.up.programs import Keeper, Program, Programs
@@ -194,7 +195,9 @@ class Up:
         settings = self._settings
         web = settings.web.model_copy(update={"port": listener.getsockname()[1]})
         redis = settings.redis.model_copy(update={"url": server.url} if server else {})
-        self._settings = settings.model_copy(update={"data": data, "web": web, "redis": redis})
+        sites = {name: measured(site) for name, site in settings.sites.items()}
+        resolved = {"data": data, "web": web, "redis": redis, "sites": sites}
+        self._settings = settings.model_copy(update=resolved)
         self._settings.secret()
         path = data / _RESOLVED
         path.parent.mkdir(exist_ok=True)

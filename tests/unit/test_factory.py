@@ -1,0 +1,56 @@
+"""What the factory makes of the settings: where a site's capacity comes from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.engine import Engine
+from uws_server.config import load
+from uws_server.domain.errors import Unavailable
+from uws_server.factory import ReportedSite, Services, measured, stated
+from uws_server.store.base import Capacity
+from uws_server.store.memory import MemoryStore
+
+pytestmark = pytest.mark.covers("3:capacity")
+
+
+def services(**options: Any) -> Services:
+    given = {"redis.url": "redis://nowhere.example", **options}
+    made = Services(load(environment={}, options=given))
+    made.__dict__["store"] = MemoryStore()
+    return made
+
+
+def test_a_site_has_what_its_worker_said_not_what_the_machine_of_web_has() -> None:
+    made = services(**{"sites.far.cpu": 64})
+    with pytest.raises(Unavailable, match="site far has not said yet what it can run: its worker"):
+        _ = made.sites["far"].capacity
+    made.store.report_capacity("far", Capacity(7, 64_000, 2**45))
+    assert made.sites["far"].capacity == Capacity(7, 64_000, 2**45)
+
+
+def test_settings_that_say_all_need_no_worker() -> None:
+    made = services(**{"sites.far.jobs": 7, "sites.far.cpu": 64, "sites.far.memory": "2 TiB"})
+    assert made.sites["far"].capacity == Capacity(7, 64_000, 2 * 1024**4)
+
+
+def test_what_is_measured_once_is_stated_from_then_on() -> None:
+    settings = load(environment={})
+    assert not stated(settings.sites["local"])
+    found = measured(settings.sites["local"])
+    assert stated(found)
+    assert measured(found) == found
+    again = load(environment={}, options={"sites.local": found.model_dump(mode="json")})
+    assert again.sites["local"] == found
+
+
+def test_a_job_for_a_site_that_nobody_has_served_yet_is_refused_for_now() -> None:
+    engine = Engine()
+    engine.jobs._sites = {"far": ReportedSite("far", frozenset({"command"}), engine.store)}
+    with pytest.raises(Unavailable, match="far"):
+        engine.submit()
+    assert list(engine.objects.list("jobs")) == []
+    engine.store.report_capacity("far", Capacity(1, 8000, 2**40))
+    assert engine.submit().site == "far"
