@@ -111,7 +111,7 @@ def _until_it_answers(url: str, directory: Path, *processes: subprocess.Popen[by
 
 @contextmanager
 def versitygw(directory: Path) -> Iterator[S3Server]:
-    """Versitygw on a directory, whose directories are its buckets."""
+    """Versitygw on a directory, whose directories are its buckets; each start has a key of its own."""
     program = _versitygw()
     port, key = free_port(), secrets.token_hex(16)
     root = directory / "root"

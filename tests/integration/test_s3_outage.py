@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.s3_gate import Gate, gate
-from tests.s3_servers import S3Server
+from tests.s3_servers import versitygw
 from tests.up_jobs import UpJobs
 from tests.up_process import running_up, until
 from uws_server.storage.s3 import S3Store
@@ -37,6 +37,9 @@ class Behind:
     gate: Gate
     store: S3Store
     """The same store, past the gate."""
+    endpoint: str
+    other: str
+    """Where the same objects are kept by a server that takes our key for a wrong one."""
 
     def keys(self, job: str) -> list[str]:
         """What is stored of a job."""
@@ -50,12 +53,10 @@ class Behind:
 
 
 @pytest.fixture(scope="module")
-def behind(
-    s3_servers: Callable[[str], S3Server], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Behind]:
-    server = s3_servers("versitygw")
-    bucket = server.bucket()
-    with gate(server.endpoint) as between:
+def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
+    disk = tmp_path_factory.mktemp("versitygw")
+    with versitygw(disk) as server, versitygw(disk) as other, gate(server.endpoint) as between:
+        bucket = server.bucket()
         environment = {
             **server.environment(),
             "UWS_OBJECTS__URL": f"s3://{bucket.name}",
@@ -64,7 +65,7 @@ def behind(
         }
         data = tmp_path_factory.mktemp("up-outage") / "data"
         with running_up(data, environment=environment) as up:
-            yield Behind(UpJobs(up), between, S3Store(bucket))
+            yield Behind(UpJobs(up), between, S3Store(bucket), server.endpoint, other.endpoint)
 
 
 @pytest.fixture
@@ -110,19 +111,26 @@ def test_a_store_that_is_gone_is_said(behind: Behind, job: str) -> None:
     until(lambda: behind.jobs.ask("/health").status == 200, what="the word that it is back")
 
 
-def test_a_job_whose_store_is_gone_when_it_ends_is_not_lost(behind: Behind) -> None:
+@pytest.mark.parametrize("fault", ["gone", "key revoked"])
+def test_a_job_whose_store_fails_when_it_ends_is_not_lost(behind: Behind, fault: str) -> None:
     job = behind.jobs.submit("script", WORKING)
     behind.jobs.reach(job, "EXECUTING")
     until(lambda: behind.jobs.result(job, "stdout") == b"begun\n", what="the first line")
-    behind.gate.refuse()
+    if fault == "key revoked":
+        behind.gate.lead_to(behind.other)
+    behind.gate.refuse(10**9 if fault == "gone" else 0)
     try:
         until(lambda: b"ended" in behind.printed(job), what="the end of the user's code")
-        before = behind.gate.entered
-        until(lambda: behind.gate.entered > before + 5, what="tries to store its results")
+        entered, passed = behind.gate.entered, behind.gate.passed
+        until(
+            lambda: behind.gate.entered > entered + 3 or behind.gate.passed > passed + 10_000,
+            what="tries to store its results",
+        )
         found = behind.jobs.look(job)
         assert found["phase"] == "EXECUTING" or found["finalising"]
     finally:
-        behind.gate.admit()
+        behind.gate.lead_to(behind.endpoint)
+        behind.gate.refuse(0)
     found = behind.jobs.reach(job, "COMPLETED", "ERROR")
     assert (found["phase"], found["attempt"]) == ("COMPLETED", 1)
     assert behind.jobs.result(job, "stdout") == b"begun\nended\n"
