@@ -1,7 +1,7 @@
-"""By which names this server may be called where no base URL says how clients see it.
+"""By which names this server may be called, on its own machine or where no base URL says how clients see it.
 
-Addresses that we give are made from the Host header then, so that whoever chooses it chooses where they lead.
-Worse, a web page of others whose name has come to mean our address is served as if it were ours, and its
+Without a base URL the addresses that we give are made from the Host header, so that whoever chooses it chooses
+where they lead. Worse, a web page of others whose name has come to mean our address is served as if it were ours, and its
 reader's browser may run code here. An address cannot be made to mean another, and a name of this
 machine is its people's; any other name needs `web.base_url`.
 """
@@ -40,8 +40,12 @@ def refuse_foreign_names(environ: Mapping[str, Any], names: frozenset[str], own_
     host = host_of(environ)
     if _known(host, names, own_machine):
         return
-    said = f"for its own machine, which {host[:80]!r} is not" if own_machine else f"not called {host[:80]!r}"
-    raise Forbidden(f"this server is {said}; call it by its address, or set web.base_url")
+    if own_machine:
+        raise Forbidden(
+            f"this server is for its own machine, which {host[:80]!r} is not; "
+            "auth.anonymous: anywhere and web.base_url let others in"
+        )
+    raise Forbidden(f"this server is not known as {host[:80]!r}; call it by its address, or set web.base_url")
 
 
 @lru_cache(maxsize=64)
