@@ -1,9 +1,9 @@
 """By which names this server may be called, on its own machine or where no base URL says how clients see it.
 
-Without a base URL the addresses that we give are made from the Host header, so that whoever chooses it chooses
-where they lead. Worse, a web page of others whose name has come to mean our address is served as if it were ours, and its
-reader's browser may run code here. An address cannot be made to mean another, and a name of this
-machine is its people's; any other name needs `web.base_url`.
+Without a base URL the addresses that we give are made from the Host header, so that whoever chooses it
+chooses where they lead. Worse, a web page of others whose name has come to mean our address is served as if
+it were ours, and its reader's browser may run code here. An address cannot be made to mean another, and a
+name of this machine is its people's; any other name needs `web.base_url`.
 """
 
 from __future__ import annotations
