@@ -38,7 +38,12 @@ def up(name: str, nodes: int = 1, until_end_of: int | None = None) -> Cluster:
             if not whole(layout):
                 programs.say(f"sweeping away what a killed run left: {layout.state}")
                 take_down(layout)
-        cluster = ours(name) or _new(name, nodes, until_end_of)
+        cluster = ours(name)
+        if cluster is not None and not cluster.answers("get", "--raw=/readyz"):
+            programs.say(f"{cluster.layout.state} does not answer: making a new one")
+            take_down(cluster.layout)
+            cluster = None
+        cluster = cluster or _new(name, nodes, until_end_of)
         for number in range(2, nodes + 1):
             node = cluster.node(number)
             if not node.lives():
