@@ -11,7 +11,7 @@ from job_templates.job_parameters import OWN_OBJECT, JobParameters, ReadUpload
 from job_templates.schema import NOTEBOOK_PATH, PLACE
 from job_templates.template import Template
 from uws_server.domain.job import Job
-from uws_server.domain.runspec import Input, Limits, Output, RunSpec
+from uws_server.domain.runspec import AttemptLimits, Input, Output, RunSpec
 
 KERNEL = "kernel"
 """The parameter of a notebook service that names the kernel; the notebook does not see it."""
@@ -65,13 +65,13 @@ def render(template: Template, job: Job, read_upload: ReadUpload | None = None) 
     )
 
 
-def limits_of(template: Template, job: Job) -> Limits:
+def limits_of(template: Template, job: Job) -> AttemptLimits:
     """Where the job's attempts are stopped or cut off.
 
     :raises BadRequest: as `render`.
     """
     disk = template.resources_of(job.parameters).disk_bytes
-    return Limits(duration=job.duration, log_bytes=template.resources.log, output_bytes=disk)
+    return AttemptLimits(duration=job.duration, log_bytes=template.resources.log, output_bytes=disk)
 
 
 def _notebook(

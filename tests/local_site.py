@@ -17,7 +17,7 @@ from runners.base import Observation, State
 from runners.local import cgroups, processes
 from runners.local.isolation import IsolationError, LocalSettings, Mode, probe
 from runners.local.runner import LocalRunner
-from uws_server.domain.runspec import Limits, Resources, RunSpec
+from uws_server.domain.runspec import AttemptLimits, Resources, RunSpec
 
 # Waits as the real agent does, and fails or delays where a file in the site's directory says so.
 AGENT = """
@@ -28,7 +28,7 @@ follow) while [ ! -e "$2/logs/exit" ]; do sleep 0.02; done
 esac
 """
 TIMEOUT = 30.0
-QUICK = Limits(grace=2)
+QUICK = AttemptLimits(grace=2)
 SMALL = Resources(memory_bytes=256 * 1024**2, disk_bytes=64 * 1024**2, processes=64, cpu_milli=2000)
 _numbers = itertools.count(1)
 

@@ -15,7 +15,7 @@ from pydantic import ByteSize
 from uws_server.config import BadConfig, Settings, Site
 from uws_server.domain.errors import Refused, Unavailable
 from uws_server.domain.instants import Instant
-from uws_server.domain.runspec import Limits as JobLimits
+from uws_server.domain.runspec import AttemptLimits
 from uws_server.storage.base import Aside, directly
 from uws_server.store.base import Capacity, JobStore
 
@@ -205,7 +205,7 @@ class Services:
     @cached_property
     def jobs(self) -> Jobs:
         """What clients can do."""
-        from uws_server.service.jobs import Jobs, Limits
+        from uws_server.service.jobs import Jobs, RequestLimits
 
         limits = self.settings.limits
         return Jobs(
@@ -217,7 +217,7 @@ class Services:
             sites=self.sites,
             clock=self.clock,
             new_id=new_job_id,
-            limits=Limits(
+            limits=RequestLimits(
                 upload_bytes=limits.upload,
                 value_bytes=limits.values,
                 parameters=limits.parameters,
@@ -234,14 +234,14 @@ class Services:
         most = self.settings.limits.result
         return Door(self.store, self.objects, self.secret, most, self._limits_of)
 
-    def _limits_of(self, job: Job) -> JobLimits:
+    def _limits_of(self, job: Job) -> AttemptLimits:
         """What an attempt at a job may store."""
         from job_templates.render import limits_of
 
         try:
             return limits_of(self.catalog.get(job.service), job)
         except Refused:  # the template has changed or gone since the job was started
-            return JobLimits(output_bytes=self.settings.limits.result)
+            return AttemptLimits(output_bytes=self.settings.limits.result)
 
     def reconciler(self, holder: str) -> Reconciler:
         """What time decides, done under a lease of ``holder``."""

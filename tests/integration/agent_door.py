@@ -21,7 +21,7 @@ from typing import Any
 from flask import Blueprint, Flask, Response, jsonify, request
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from uws_server.domain.runspec import Input, Limits, Output, Resources, RunSpec
+from uws_server.domain.runspec import AttemptLimits, Input, Output, Resources, RunSpec
 from uws_server.domain.wire import LINKS, MANIFEST, MOST_LINKS, OWN_WORD, PATH, PROGRESS
 from uws_server.storage.file import FileStore
 from uws_server.storage.links import Links
@@ -150,7 +150,7 @@ class Attempt:
         *,
         inputs: Sequence[Input] = (),
         outputs: Sequence[Output] = (Output("result", "**"),),
-        limits: Limits | None = None,
+        limits: AttemptLimits | None = None,
         resources: Resources | None = None,
         **access: Any,
     ) -> None:
@@ -168,7 +168,7 @@ class Attempt:
             "command",
             inputs=tuple(inputs),
             outputs=tuple(outputs),
-            limits=limits or Limits(),
+            limits=limits or AttemptLimits(),
             resources=resources or Resources(),
         )
         (top / "spec.json").write_text(spec.to_json())

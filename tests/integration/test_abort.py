@@ -14,7 +14,7 @@ from runners.base import Cause, State
 from tests.integration.agent_door import JOB, serving
 from tests.integration.test_agent_door import Server
 from tests.local_site import LocalSite, local_site, modes, until
-from uws_server.domain.runspec import Limits, Output, RunSpec
+from uws_server.domain.runspec import AttemptLimits, Output, RunSpec
 from uws_server.service.door import load_manifest
 from uws_server.service.results import Results
 
@@ -67,12 +67,12 @@ def site(tmp_path: Path, port: int) -> Iterator[LocalSite]:
 
 def running(site: LocalSite, server: SlowStore, port: int, files: int, grace: int) -> RunSpec:
     """A job with a growing log, some of which is stored already."""
-    server.limits = Limits(output_files=100)
+    server.limits = AttemptLimits(output_files=100)
     spec = site.spec(
         *(sys.executable, "-c", GROWING.format(files=files)),
         job_id=JOB,
         outputs=(Output("table", "*.csv"),),
-        limits=Limits(grace=grace),
+        limits=AttemptLimits(grace=grace),
     )
     site.runner.start(spec, f"http://127.0.0.1:{port}/agent/v1", server.token)
     site.reached(spec, State.RUNNING)

@@ -17,7 +17,7 @@ from tests.integration.agent_door import JOB, Attempt, serving
 from uws_server.domain.errors import Conflict
 from uws_server.domain.job import Job, Parameter, Upload, Workload
 from uws_server.domain.phase import Phase
-from uws_server.domain.runspec import Input, Limits
+from uws_server.domain.runspec import AttemptLimits, Input
 from uws_server.domain.wire import FENCED, STAGE_IN_FAILED, STAGE_OUT_FAILED
 from uws_server.service import jobs
 from uws_server.service.door import Door, agent_token, load_manifest
@@ -30,7 +30,7 @@ from uws_server.web.app import create_app
 from uws_server.web.parts import Parts
 
 SECRET = b"the secret of a server"
-LIMITS = Limits(log_bytes=10_000, output_bytes=4 * 1024**2, output_files=5)
+LIMITS = AttemptLimits(log_bytes=10_000, output_bytes=4 * 1024**2, output_files=5)
 
 TABLE = Parameter("table", "table.csv", Upload(4, "0" * 64, "text/csv", "content-of-table"))
 
@@ -62,7 +62,9 @@ class Server:
         unused = cast("Any", None)
         self.app = create_app(
             Parts(
-                jobs=cast("Any", SimpleNamespace(limits=jobs.Limits())),  # no request for a job is made
+                jobs=cast(
+                    "Any", SimpleNamespace(limits=jobs.RequestLimits())
+                ),  # no request for a job is made
                 results=Results(self.objects),
                 door=Door(self.jobs, self.objects, SECRET, 1024**2, lambda _: self.limits),
                 catalog=unused,

@@ -19,7 +19,7 @@ from flask import Response
 
 from runners.local.capped_log import CappedLog
 from tests.integration.agent_door import JOB, OURS, Attempt, DoorDouble, ended, kill, serving, until
-from uws_server.domain.runspec import Limits, Output
+from uws_server.domain.runspec import AttemptLimits, Output
 from uws_server.domain.wire import FENCED, STAGE_OUT_FAILED
 
 MIB = 1024 * 1024
@@ -276,7 +276,7 @@ def test_hints_are_not_read_through_links(door: DoorDouble, port: int, tmp_path:
 def test_more_files_than_allowed(door: DoorDouble, port: int, tmp_path: Path) -> None:
     """5,000 files where 50 may be: the outputs that are named first are kept."""
     outputs = [Output("notebook", "z.ipynb"), Output("rest", "**")]
-    attempt = Attempt(tmp_path / "a", port, outputs=outputs, limits=Limits(output_files=50))
+    attempt = Attempt(tmp_path / "a", port, outputs=outputs, limits=AttemptLimits(output_files=50))
     for number in range(5000):
         (attempt.outputs / f"{number:05d}").write_text("x")
     (attempt.outputs / "z.ipynb").write_text("{}")
@@ -292,7 +292,7 @@ def test_more_files_than_allowed(door: DoorDouble, port: int, tmp_path: Path) ->
 
 
 def test_more_bytes_than_allowed(door: DoorDouble, port: int, tmp_path: Path) -> None:
-    attempt = Attempt(tmp_path / "a", port, limits=Limits(output_bytes=1000))
+    attempt = Attempt(tmp_path / "a", port, limits=AttemptLimits(output_bytes=1000))
     (attempt.outputs / "a").write_bytes(bytes(900))
     with (attempt.outputs / "b").open("wb") as sparse:
         sparse.truncate(10**12)
@@ -651,7 +651,7 @@ def test_sigterm_while_the_server_hangs(door: DoorDouble, port: int, tmp_path: P
         return None
 
     door.fault = fault
-    attempt = Attempt(tmp_path / "a", port, limits=Limits(grace=8))
+    attempt = Attempt(tmp_path / "a", port, limits=AttemptLimits(grace=8))
     (attempt.logs / "stdout").write_text("log")
     agent = attempt.start("follow")
     assert hanging.wait(20)
@@ -673,7 +673,7 @@ def test_the_grace_is_kept(door: DoorDouble, port: int, tmp_path: Path) -> None:
         return None
 
     door.fault = fault
-    attempt = Attempt(tmp_path / "a", port, limits=Limits(grace=3))
+    attempt = Attempt(tmp_path / "a", port, limits=AttemptLimits(grace=3))
     agent = attempt.start("follow")
     for name in "abc":
         (attempt.outputs / name).write_text(name)
@@ -698,7 +698,7 @@ def test_the_grace_is_kept_by_a_dead_server(door: DoorDouble, port: int, tmp_pat
         return None
 
     door.fault = fault
-    attempt = Attempt(tmp_path / "a", port, limits=Limits(grace=2))
+    attempt = Attempt(tmp_path / "a", port, limits=AttemptLimits(grace=2))
     agent = attempt.start("follow")
     (attempt.logs / "stdout").write_text("x")
     until(lambda: door.names("logs/stdout"))

@@ -15,7 +15,7 @@ from runners.base import Busy, Cause, State
 from runners.local import cgroups
 from runners.local.isolation import LocalSettings, Mode, probe
 from tests.local_site import QUICK, SMALL, LocalSite, local_site, modes, until, with_command_line
-from uws_server.domain.runspec import Input, Limits, Resources, RunSpec
+from uws_server.domain.runspec import AttemptLimits, Input, Resources, RunSpec
 
 MIB = 1024**2
 INPUT = (Input("a.fits", "https://example.org/a.fits"),)
@@ -186,7 +186,7 @@ def test_abort_ends_the_whole_tree(site: LocalSite) -> None:
 @pytest.mark.covers("3:local-abort-tree", "3:local-limits", "3:bad-endless")
 def test_time_out_ends_the_whole_tree(site: LocalSite) -> None:
     mark = f"mark-{site.cgroup}-timeout"
-    spec = site.start("{python}", "-c", DAEMON + STAY, mark, limits=Limits(duration=1, grace=1))
+    spec = site.start("{python}", "-c", DAEMON + STAY, mark, limits=AttemptLimits(duration=1, grace=1))
     seen = site.ended(spec)
     assert with_command_line(mark) == []
     assert seen.outcome is not None
@@ -200,7 +200,7 @@ def test_time_out_ends_the_whole_tree(site: LocalSite) -> None:
 @pytest.mark.covers("3:local-abort-tree")
 def test_a_willing_program_may_clean_up(site: LocalSite) -> None:
     code = "trap 'echo bye; exit 0' TERM; touch ready; while :; do sleep 0.05; done"
-    spec = site.start("/bin/sh", "-c", code, limits=Limits(grace=20))
+    spec = site.start("/bin/sh", "-c", code, limits=AttemptLimits(grace=20))
     until((outputs(site, spec) / "ready").exists, "the trap")
     site.runner.stop(spec.job_id, 1)
     seen = site.ended(spec)
@@ -333,7 +333,7 @@ def test_results_that_cannot_be_stored(site: LocalSite) -> None:
 @pytest.mark.covers("3:local-runner")
 def test_stop_during_staging(site: LocalSite) -> None:
     (site.directory / "stage-in").write_text("trap '' TERM; touch $2/staging; while :; do sleep 0.05; done")
-    spec = site.start("/bin/sh", "-c", "touch ran", inputs=INPUT, limits=Limits(grace=1))
+    spec = site.start("/bin/sh", "-c", "touch ran", inputs=INPUT, limits=AttemptLimits(grace=1))
     until((site.attempt(spec) / "staging").exists, "staging")
     assert site.reached(spec, State.STAGING).reason == "staging in"
     site.runner.stop(spec.job_id, 1)
@@ -346,7 +346,7 @@ def test_stop_during_staging(site: LocalSite) -> None:
 @pytest.mark.covers("3:local-runner")
 def test_after_a_stop_the_agent_has_the_grace_period(site: LocalSite) -> None:
     (site.directory / "follow").write_text("touch $2/ending; while :; do sleep 0.05; done")
-    spec = site.start("/bin/true", limits=Limits(grace=1))
+    spec = site.start("/bin/true", limits=AttemptLimits(grace=1))
     until((site.attempt(spec) / "ending").exists, "the agent's end")
     assert site.reached(spec, State.FINISHING).reason == "storing results"
     site.runner.stop(spec.job_id, 1)

@@ -25,7 +25,7 @@ from runners.agent.logs import pace
 from runners.agent.memory import Memory
 from runners.agent.stage_out import DEEPEST, Changed, Reading, harvest, matches, media_type
 from runners.agent.web_sources import refuse_address
-from uws_server.domain.runspec import Limits, Output
+from uws_server.domain.runspec import AttemptLimits, Output
 
 # Patterns -----------------------------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ def tree(top: Path, *names: str) -> int:
 def test_ids(tmp_path: Path) -> None:
     root = tree(tmp_path, "one.csv", "p/a b.png", "p/a_b.png", "p/ü.png", "stdout", "x/1", "x.1")
     outputs = [Output("result", "*.csv"), Output("p", "p/*"), Output("stdout", "stdout"), Output("x", "**")]
-    found = harvest(root, outputs, Limits())
+    found = harvest(root, outputs, AttemptLimits())
     os.close(root)
     assert [(result.id, result.path) for result in found.results] == [
         ("result", "one.csv"),
@@ -159,7 +159,7 @@ def test_media_types(name: str, wanted: str) -> None:
 
 def test_depth_is_bounded(tmp_path: Path) -> None:
     root = tree(tmp_path, "d/" * DEEPEST + "in", "e/" * (DEEPEST + 1) + "out")
-    found = harvest(root, [Output("x", "**")], Limits())
+    found = harvest(root, [Output("x", "**")], AttemptLimits())
     os.close(root)
     assert [result.path for result in found.results] == ["d/" * DEEPEST + "in"]
     assert "nested deeper" in found.notes[0]
@@ -168,7 +168,7 @@ def test_depth_is_bounded(tmp_path: Path) -> None:
 def test_entries_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runners.agent.stage_out.MOST_ENTRIES", 10)
     root = tree(tmp_path, *(f"{number:02}" for number in range(30)))
-    found = harvest(root, [Output("x", "**")], Limits())
+    found = harvest(root, [Output("x", "**")], AttemptLimits())
     os.close(root)
     assert len(found.results) == 10
     assert "more than 10 entries" in found.faults[0]
@@ -178,7 +178,7 @@ def test_notes_are_bounded(tmp_path: Path) -> None:
     for number in range(100):
         (tmp_path / f"{number:03}").symlink_to("/")
     root = os.open(tmp_path, os.O_RDONLY)
-    found = harvest(root, [Output("x", "**")], Limits())
+    found = harvest(root, [Output("x", "**")], AttemptLimits())
     os.close(root)
     assert len(found.notes) == 21
     assert found.notes[-1] == "and 80 more were passed over"
@@ -188,7 +188,7 @@ def test_descriptors_are_given_back(tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     root = tree(tmp_path, *(f"{'d/' * depth}x" for depth in range(40)))
     (tmp_path / "link").symlink_to("d")
-    harvest(root, [Output("x", "**")], Limits())
+    harvest(root, [Output("x", "**")], AttemptLimits())
     with pytest.raises(OSError, match=r"regular|links"):
         Reading(root, "link")
     reading = Reading(root, "d/d/x")

@@ -119,7 +119,7 @@ def test_a_lost_attempt_leaves_the_job_executing_until_attempts_are_spent() -> N
     second = advance(
         advance(replace(job, workload=Workload.CLAIMED), Launched(2), NOW), Started(2, NOW + 7), NOW
     )
-    assert (second.started, second.begun) == (NOW, NOW + 7)
+    assert (second.started, second.attempt_started) == (NOW, NOW + 7)
     over = advance(second, AttemptLost(2, NOW + 9, ERROR, 2), NOW)
     assert (over.phase, over.error, over.workload) == (Phase.ERROR, ERROR, Workload.NONE)
 

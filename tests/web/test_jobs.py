@@ -469,9 +469,9 @@ def test_json_pages_lead_through_the_whole_list(client: Client, world: World) ->
 
 
 def test_the_xml_list_is_bounded() -> None:
-    from uws_server.service.jobs import Limits
+    from uws_server.service.jobs import RequestLimits
 
-    world = World(limits=Limits(list_jobs=3))
+    world = World(limits=RequestLimits(list_jobs=3))
     for n in range(5):
         world.in_phase(Phase.PENDING, created=START + n)
     assert len(ids(world.client())) == 3

@@ -48,11 +48,11 @@ with gevent.Timeout(60):
 """
 
 _DOCUMENT = """
-from uws_server.service.jobs import Limits
+from uws_server.service.jobs import RequestLimits
 from uws_server.web.incoming.documents import document_of
 body = b'{"parameters": {"settings": [' + b"1," * 400_000 + b"0]}}"
 happened.append("sent")
-document_of(body, Limits())
+document_of(body, RequestLimits())
 """
 
 

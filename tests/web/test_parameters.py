@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.web.world import BASE, UWS, Client, World, local
 from uws_server.domain.errors import Refused
-from uws_server.service.jobs import Limits
+from uws_server.service.jobs import RequestLimits
 from uws_server.web.incoming.said import Said
 from uws_server.web.incoming.words import read_filters, read_wait
 from uws_server.web.parts import Bounds
@@ -186,18 +186,11 @@ def test_memory_stays_bounded_whatever_comes(monkeypatch: pytest.MonkeyPatch) ->
     world = World()
     size = 48 * 1024**2
 
-    class Sink:
+    def sink(key: str, content: Any, limit: int | None = None) -> Stored:
         """Counts what is stored, keeping none of it."""
+        return Stored(key, sum(len(chunk) for chunk in content), 0, "e")
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(world.objects, name)
-
-        def put(self, key: str, content: Any, limit: int | None = None) -> Any:
-            from uws_server.storage.base import Stored
-
-            return Stored(key, sum(len(chunk) for chunk in content), 0, "e")
-
-    monkeypatch.setattr(world.jobs, "_objects", Sink())
+    monkeypatch.setattr(world.objects, "put", sink)
     client = world.client()
     head = f"--b{LINE}{field('mask', 'm')}{LINE}{LINE}".encode()
     tail = f"{LINE}--b--{LINE}".encode()
@@ -393,7 +386,7 @@ def test_a_reference_to_no_part(client: Client, value: str) -> None:
 @pytest.mark.parametrize("kind", ["form", "json", "field", "file", "put", "values", "unannounced"])
 def test_too_large(kind: str) -> None:
     world = World(
-        limits=Limits(upload_bytes=50_000, value_bytes=2000),
+        limits=RequestLimits(upload_bytes=50_000, value_bytes=2000),
         bounds=Bounds(body_bytes=9000, upload_bytes=60_000),
     )
     client = world.client()

@@ -14,7 +14,7 @@ from uws_server.domain.caller import Caller
 from uws_server.domain.errors import NotFound
 from uws_server.domain.events import AbortRequested
 from uws_server.domain.job import Parameter
-from uws_server.service.jobs import Limits
+from uws_server.service.jobs import RequestLimits
 from uws_server.service.uploads import Content
 from uws_server.store.base import Due, StoreUnavailable
 from uws_server.web.parts import Bounds
@@ -187,7 +187,9 @@ def test_what_an_unanswered_store_leaves_is_noted_for_clearance(
 
 
 def test_control_forms_bring_no_files() -> None:
-    world = World(limits=Limits(upload_bytes=10**6), bounds=Bounds(body_bytes=2000, upload_bytes=10**6))
+    world = World(
+        limits=RequestLimits(upload_bytes=10**6), bounds=Bounds(body_bytes=2000, upload_bytes=10**6)
+    )
     client = world.client()
     path = client.create()
     body = multipart((field("PHASE"), "RUN"), (field("f", "f"), bytes(5000)))

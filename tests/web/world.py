@@ -24,7 +24,7 @@ from uws_server.domain.phase import Phase
 from uws_server.factory import SiteOffer, new_job_id
 from uws_server.service.changes import Changes
 from uws_server.service.door import Door
-from uws_server.service.jobs import Jobs, Limits
+from uws_server.service.jobs import Jobs, RequestLimits
 from uws_server.service.results import Results
 from uws_server.service.waiting import Waiting
 from uws_server.storage.links import Links
@@ -77,7 +77,7 @@ class ByHeader:
 class World:
     """All parts of one server."""
 
-    limits: Limits = field(default_factory=Limits)
+    limits: RequestLimits = field(default_factory=RequestLimits)
     bounds: Bounds = field(default_factory=lambda: Bounds(wait_seconds=5))
     base_url: str = BASE
     redirect_bytes: int = 0

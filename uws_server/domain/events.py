@@ -232,17 +232,17 @@ class Started:
 
     def after(self, job: Job, now: Instant) -> Job:
         """EXECUTING, also when it was so in an earlier attempt."""
-        if not _current(job, self.attempt) or job.begun is not None:
+        if not _current(job, self.attempt) or job.attempt_started is not None:
             return job
         if job.phase is Phase.EXECUTING:
-            return _next(job, begun=self.at, reason=_doubt(job), workload=Workload.ACTIVE)
+            return _next(job, attempt_started=self.at, reason=_doubt(job), workload=Workload.ACTIVE)
         if not allows(job.phase, Phase.EXECUTING):
             return job
         return _to(
             job,
             Phase.EXECUTING,
             started=self.at,
-            begun=self.at,
+            attempt_started=self.at,
             reason=_doubt(job),
             workload=Workload.ACTIVE,
         )
@@ -325,7 +325,7 @@ class AttemptLost:
             attempt=following,
             workload=Workload.WAITING,
             lapses=0,
-            begun=None,
+            attempt_started=None,
             progress=None,
             unproved=job.unproved if self.proved else self.attempt,
             reason=f"attempt {self.attempt} was lost ({self.error.message}); attempt {following} follows",

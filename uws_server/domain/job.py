@@ -99,7 +99,7 @@ class Job:
     quote: Instant | None = None
     queued: Instant | None = None
     started: Instant | None = None  # the user's code, in the first attempt
-    begun: Instant | None = None  # the user's code, in the current attempt
+    attempt_started: Instant | None = None  # the user's code, in the current attempt
     ended: Instant | None = None
     site: str = ""
     workload: Workload = Workload.NONE

@@ -60,7 +60,7 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class AttemptLimits:
     """Where the attempt is stopped or cut off. Durations in seconds, 0 = unlimited."""
 
     duration: int = 0
@@ -92,7 +92,7 @@ class RunSpec:
     inputs: tuple[Input, ...] = ()
     outputs: tuple[Output, ...] = ()
     resources: Resources = Resources()
-    limits: Limits = Limits()
+    limits: AttemptLimits = AttemptLimits()
 
     def to_json(self) -> str:
         """This run spec as one JSON object."""
@@ -113,7 +113,7 @@ class RunSpec:
                     "inputs": tuple(Input(**item) for item in data["inputs"]),
                     "outputs": tuple(Output(**item) for item in data["outputs"]),
                     "resources": Resources(**data["resources"]),
-                    "limits": Limits(**data["limits"]),
+                    "limits": AttemptLimits(**data["limits"]),
                 }
             )
         except (TypeError, KeyError, AttributeError) as error:

@@ -23,7 +23,7 @@ from uws_server.domain.errors import (
     Unauthenticated,
 )
 from uws_server.domain.job import Job, Result, Workload
-from uws_server.domain.runspec import Limits
+from uws_server.domain.runspec import AttemptLimits
 from uws_server.domain.wire import MOST_LINKS, Link, Wanted
 from uws_server.service.uploads import parameter_key
 from uws_server.storage.base import Exists, NotStored, ObjectStore, TooLong
@@ -62,7 +62,7 @@ class Door:
         objects: ObjectStore,
         secret: bytes,
         most_bytes: int,
-        limits: Callable[[Job], Limits] = lambda _: Limits(),
+        limits: Callable[[Job], AttemptLimits] = lambda _: AttemptLimits(),
     ) -> None:
         self._store = store
         self._objects = objects

@@ -53,7 +53,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RequestLimits:
     """What one request may bring. Bytes, and counts."""
 
     upload_bytes: int = 1024**3
@@ -77,7 +77,7 @@ class Jobs:
         sites: Mapping[str, Site],
         clock: Clock,
         new_id: Callable[[], str],
-        limits: Limits | None = None,
+        limits: RequestLimits | None = None,
     ) -> None:
         self._store = store
         self._changes = changes
@@ -87,7 +87,7 @@ class Jobs:
         self._sites = sites
         self._clock = clock
         self._new_id = new_id
-        self.limits = limits or Limits()
+        self.limits = limits or RequestLimits()
         self._uploads = Uploads(objects, new_id, self.limits.upload_bytes)
 
     # -- making ------------------------------------------------------------------------------------

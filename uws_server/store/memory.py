@@ -252,9 +252,12 @@ class MemoryStore:
             return {job.id: job.ended or job.created for job in stopping}
         if what is Due.DEADLINE:
             return {
-                job.id: job.begun + job.duration * 1000
+                job.id: job.attempt_started + job.duration * 1000
                 for job in jobs
-                if job.phase is Phase.EXECUTING and job.begun is not None and job.duration and not job.deleted
+                if job.phase is Phase.EXECUTING
+                and job.attempt_started is not None
+                and job.duration
+                and not job.deleted
             }
         return {
             job.id: job.destruction

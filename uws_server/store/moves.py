@@ -142,6 +142,6 @@ def _line(job: Job) -> str:
 def _deadline(job: Job | None) -> Instant | None:
     if job is None or job.deleted or job.phase is not Phase.EXECUTING:
         return None
-    if job.begun is None or not job.duration:
+    if job.attempt_started is None or not job.duration:
         return None
-    return job.begun + job.duration * 1000
+    return job.attempt_started + job.duration * 1000

@@ -35,7 +35,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "quote": ("q", int),
     "queued": ("u", int),
     "started": ("b", int),
-    "begun": ("f", int),
+    "attempt_started": ("f", int),
     "ended": ("e", int),
     "site": ("i", str),
     "workload": ("w", _WORKLOADS.__getitem__),

@@ -8,13 +8,13 @@ from typing import Any
 
 from job_templates.client_text import members
 from uws_server.domain.errors import BadRequest, TooLarge
-from uws_server.service.jobs import Limits
+from uws_server.service.jobs import RequestLimits
 from uws_server.web.incoming.body import others_turn
 
 _TURN = 20_000  # numbers and objects after which others get their turn
 
 
-def document_of(body: bytes, limits: Limits) -> dict[str, Any]:
+def document_of(body: bytes, limits: RequestLimits) -> dict[str, Any]:
     """The JSON object that a body is.
 
     :raises BadRequest: it is none, or a name stands twice in an object of it, however deep.
@@ -57,7 +57,7 @@ class _Pieces:
     The parser alone would read a megabyte of numbers, or some ten megabytes more of them, in one go.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RequestLimits) -> None:
         self._limits = limits
         self._characters = 0
         self._found = 0
@@ -86,5 +86,5 @@ def _no_number(word: str) -> Any:
     raise ValueError(f"{word} is no JSON number")
 
 
-def _too_large(limits: Limits) -> TooLarge:
+def _too_large(limits: RequestLimits) -> TooLarge:
     return TooLarge(f"the JSON body holds more than the {limits.value_bytes} characters that values may have")

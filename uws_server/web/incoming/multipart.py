@@ -10,7 +10,7 @@ from werkzeug.exceptions import RequestEntityTooLarge as MultipartTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from uws_server.domain.errors import BadRequest, TooLarge
-from uws_server.service.jobs import Limits
+from uws_server.service.jobs import RequestLimits
 from uws_server.web.incoming.body import CHUNK
 from uws_server.web.incoming.references import referenced
 from uws_server.web.incoming.said import NOT_IN_NAME, Said, Sent, check_name
@@ -19,7 +19,9 @@ _IN_MEMORY = 256 * 1024
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}(?:\s*;\s*[\w-]{1,32}=[\w.+\"-]{1,64}){0,4}", re.ASCII)
 
 
-def read_multipart(said: Said, pieces: Iterable[bytes], options: Mapping[str, str], limits: Limits) -> None:
+def read_multipart(
+    said: Said, pieces: Iterable[bytes], options: Mapping[str, str], limits: RequestLimits
+) -> None:
     """Add what a multipart body says to ``said``: values to its pairs, files to what was sent.
 
     :raises BadRequest: it is malformed, a part comes twice, or a value is not UTF-8.
@@ -55,7 +57,7 @@ def read_multipart(said: Said, pieces: Iterable[bytes], options: Mapping[str, st
 class _Form:
     """Sorts what a multipart decoder finds into values and files."""
 
-    def __init__(self, said: Said, limits: Limits) -> None:
+    def __init__(self, said: Said, limits: RequestLimits) -> None:
         self._said = said
         self._limits = limits
         self._part: Sent | None = None

@@ -15,7 +15,7 @@ from flask import Request
 from werkzeug.http import parse_options_header
 
 from uws_server.domain.errors import TooLarge, WrongType
-from uws_server.service.jobs import Limits
+from uws_server.service.jobs import RequestLimits
 from uws_server.web.incoming.body import chunks, whole
 from uws_server.web.incoming.documents import document_of, scalar
 from uws_server.web.incoming.multipart import read_multipart
@@ -29,7 +29,7 @@ JSON = "application/json"
 
 
 @contextmanager
-def reading(request: Request, limits: Limits, bounds: Bounds, files: bool = False) -> Iterator[Said]:
+def reading(request: Request, limits: RequestLimits, bounds: Bounds, files: bool = False) -> Iterator[Said]:
     """What a request with a body says: its query string first, then its body.
 
     Files stay readable until the end of the ``with`` block; ``files`` says whether there may be any that
@@ -66,7 +66,7 @@ def _names(said: Said) -> Iterator[str]:
 
 
 def _read_typed(
-    said: Said, request: Request, content_type: str, limits: Limits, bounds: Bounds, files: bool
+    said: Said, request: Request, content_type: str, limits: RequestLimits, bounds: Bounds, files: bool
 ) -> None:
     media_type, options = parse_options_header(content_type)
     if media_type == MULTIPART:
