@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.web.world import BASE, UWS, Client, World, local
 from uws_server.domain.errors import Refused
 from uws_server.service.jobs import RequestLimits
+from uws_server.storage.base import Stored
 from uws_server.web.incoming.said import Said
 from uws_server.web.incoming.words import read_filters, read_wait
 from uws_server.web.parts import Bounds
