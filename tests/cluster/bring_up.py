@@ -20,7 +20,7 @@ MANIFESTS = Path(__file__).parent / "manifests"
 class BringUp:
     """One bring-up of one cluster."""
 
-    def __init__(self, cluster: Cluster, until_end_of: int | None) -> None:
+    def __init__(self, cluster: Cluster, until_end_of: int | None = None) -> None:
         self.cluster = cluster
         self.layout = cluster.layout
         self.programs = cluster.programs
@@ -78,7 +78,13 @@ class BringUp:
     def node(self, number: int) -> Node:
         """Start a node's first process and put it on the network; nothing runs there yet."""
         node = Node(self.layout, number)
-        node.begin(self._until_end_of)
+        if number == 1:
+            node.begin(self._until_end_of)
+        else:
+            # A cluster does not outlive its first node.
+            switch = Node(self.layout, 1).first_process()
+            assert switch is not None
+            node.begin(switch.pid)
         first = node.first_process()
         assert first is not None
         control_groups.make(f"{self.layout.prefix}-{node.name}")

@@ -30,8 +30,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def second_node(cluster: Cluster) -> Node:
     """A second node, for tests that lose it: a test may end it, the next one gets a new one."""
-    until_end_of = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
-    lifecycle.up(str(ROOT), nodes=2, until_end_of=until_end_of)
+    lifecycle.up(str(ROOT), nodes=2)
     return cluster.node(2)
 
 

@@ -49,7 +49,7 @@ def up(name: str, nodes: int = 1, until_end_of: int | None = None) -> Cluster:
             if not node.lives():
                 if node.directory.exists():
                     take_away(node)
-                BringUp(cluster, until_end_of).join(number)
+                BringUp(cluster).join(number)
     return cluster
 
 

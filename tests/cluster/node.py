@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,8 @@ class Node:
         """End everything that runs on the node, at once; doing it again does nothing."""
         first = self.first_process()
         if first is not None and first.lives():
-            os.kill(first.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may end by itself at this very moment
+                os.kill(first.pid, signal.SIGKILL)
             until(20, f"{self.name} has ended", lambda: not first.lives())
         outer = _outer_processes.pop(self.directory, None)
         if outer is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ def test_a_node_that_is_gone_leaves_nothing_and_can_be_replaced(cluster: Cluster
     take_away(second_node)
     left = left_behind(cluster.layout)
     assert not [name for names in left.values() for name in names if second_node.name in name]
-    again = lifecycle.up(str(ROOT), nodes=2, until_end_of=os.getpid()).node(2)
+    again = lifecycle.up(str(ROOT), nodes=2).node(2)
     assert again.lives()
     assert again.first_process() != before
 
