@@ -330,7 +330,10 @@ class Machine:
 
     def objects(self, job_id: str) -> list[Path]:
         """Everything of the job in the object store."""
-        return [path for path in (self.data / "objects").rglob("*") if path.is_file() and job_id in str(path)]
+        found = []
+        for directory, _, names in os.walk(self.data / "objects"):  # which bears directories that vanish
+            found += [Path(directory, name) for name in names if job_id in directory or job_id in name]
+        return found
 
     def supervisors(self) -> list[tuple[int, str]]:
         """Pid and attempt of each living supervisor."""
