@@ -9,7 +9,7 @@ from job_templates.catalog import Catalog, load
 from runners.fake import FakeRunner, FakeSite
 from runners.watcher import Watcher
 from runners.worker import Worker
-from tests.jobs import NOW, ROOM
+from tests.jobs import NOW, ROOM, bare_spec
 from uws_server.domain.caller import Caller
 from uws_server.domain.job import Job, Parameter
 from uws_server.domain.runspec import RunSpec
@@ -61,7 +61,7 @@ class Engine:
             clock=self.clock,
             new_id=self.new_id,
         )
-        self.door = Door(self.store, self.objects, SECRET, 10**9)
+        self.door = Door(self.store, self.changes, self.objects, SECRET, 10**9, spec=bare_spec)
         self.worker = Worker(
             site="local",
             capacity=ROOM,

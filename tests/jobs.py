@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from uws_server.domain import events
 from uws_server.domain.job import ErrorSummary, Job, Parameter, Result, Upload
+from uws_server.domain.runspec import RunSpec
 from uws_server.store.base import Capacity
 
 NOW = 1_800_000_000_000
@@ -26,6 +27,11 @@ def job(**changes: Any) -> Job:
         "destruction": NOW + 86_400_000,
     }
     return Job(**{**values, **changes})
+
+
+def bare_spec(job: Job) -> RunSpec:
+    """The run spec of a job that runs nothing in particular."""
+    return RunSpec(job.id, job.attempt, job.service, "command", ("true",))
 
 
 _texts = st.text(max_size=80)

@@ -15,7 +15,7 @@ from pydantic import ByteSize
 from uws_server.config import BadConfig, Settings, Site
 from uws_server.domain.errors import Refused, Unavailable
 from uws_server.domain.instants import Instant
-from uws_server.domain.runspec import AttemptLimits
+from uws_server.domain.runspec import AttemptLimits, RunSpec
 from uws_server.storage.base import Aside, directly
 from uws_server.store.base import Capacity, JobStore
 
@@ -232,7 +232,21 @@ class Services:
         from uws_server.service.door import Door
 
         most = self.settings.limits.result
-        return Door(self.store, self.objects, self.secret, most, self._limits_of)
+        return Door(
+            self.store,
+            self.changes,
+            self.objects,
+            self.secret,
+            most,
+            spec=self._spec_of,
+            limits=self._limits_of,
+        )
+
+    def _spec_of(self, job: Job) -> RunSpec:
+        """What a worker had a site make of a job, for an agent that is told of it at its door."""
+        from job_templates.render import render
+
+        return render(self.catalog.get(job.service), job)
 
     def _limits_of(self, job: Job) -> AttemptLimits:
         """What an attempt at a job may store."""

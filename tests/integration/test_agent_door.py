@@ -13,13 +13,20 @@ from typing import Any, cast
 
 import pytest
 
+from runners.agent.attempt_dir import Access
+from runners.agent.deadline import Deadline
+from runners.agent.door import Door as AgentDoor
+from runners.agent.door import Fenced, Refused
 from tests.integration.agent_door import JOB, Attempt, serving
+from tests.jobs import bare_spec
 from uws_server.domain.errors import Conflict
 from uws_server.domain.job import Job, Parameter, Upload, Workload
 from uws_server.domain.phase import Phase
-from uws_server.domain.runspec import AttemptLimits, Input
+from uws_server.domain.runspec import AttemptLimits, Input, RunSpec
 from uws_server.domain.wire import FENCED, STAGE_IN_FAILED, STAGE_OUT_FAILED
+from uws_server.queue.memory import MemoryQueue
 from uws_server.service import jobs
+from uws_server.service.changes import Changes
 from uws_server.service.door import Door, agent_token, load_manifest
 from uws_server.service.results import Results
 from uws_server.service.uploads import parameter_key
@@ -59,6 +66,15 @@ class Server:
             )
         )
         self.objects.put(parameter_key(JOB, TABLE), b"a,b\n")
+        self.door = Door(
+            self.jobs,
+            Changes(self.jobs, MemoryQueue(), now),
+            self.objects,
+            SECRET,
+            1024**2,
+            spec=bare_spec,
+            limits=lambda _: self.limits,
+        )
         unused = cast("Any", None)
         self.app = create_app(
             Parts(
@@ -66,7 +82,7 @@ class Server:
                     "Any", SimpleNamespace(limits=jobs.RequestLimits())
                 ),  # no request for a job is made
                 results=Results(self.objects),
-                door=Door(self.jobs, self.objects, SECRET, 1024**2, lambda _: self.limits),
+                door=self.door,
                 catalog=unused,
                 store=self.jobs,
                 objects=self.objects,
@@ -170,7 +186,7 @@ def test_an_agent_that_lies_about_its_limits(server: Server, port: int, tmp_path
 @pytest.mark.covers("3:agent-outputs")
 def test_of_manifests_at_once_one_stands(server: Server) -> None:
     """Whoever is second is refused, unless it says the very same; what stands is what the first said."""
-    door = Door(server.jobs, server.objects, SECRET, 1024**2)
+    door = server.door
     manifests = [
         {"version": 1, "job": JOB, "attempt": 1, "logs": None, "results": [], "notes": [str(number)]}
         for number in range(8)
@@ -191,3 +207,36 @@ def test_of_manifests_at_once_one_stands(server: Server) -> None:
         thread.join(20)
     assert taken == [json.loads(b"".join(server.objects.read(f"jobs/{JOB}/1/manifest.json")))]
     door.hand_in(server.token, taken[0])  # as after a lost reply
+
+
+@pytest.mark.covers("4:begins-once")
+def test_an_attempt_begins_where_it_is_asked_for_first(server: Server) -> None:
+    with serving(server.app) as port:
+        door = AgentDoor(Access(f"http://127.0.0.1:{port}/agent/v1", server.token), Deadline())
+        text = door.begin("pod-a")
+        assert RunSpec.from_json(text) == bare_spec(server.job)
+        assert door.begin("pod-a") == text
+        with pytest.raises(Fenced, match="not to begin here"):
+            door.begin("pod-b")
+        with pytest.raises(Refused, match="place"):
+            door.begin("")
+
+
+@pytest.mark.covers("4:begins-once")
+@pytest.mark.parametrize(("clock", "noted"), [(-(10**7), 0), (5, 5), (10**7, None)])
+def test_the_start_of_the_code_is_noted_within_the_jobs_own_times(
+    server: Server, clock: int, noted: int | None
+) -> None:
+    """A pod's clock may be wrong by hours."""
+    created = server.job.created
+    with serving(server.app) as port:
+        assert AgentDoor(Access(f"http://127.0.0.1:{port}/agent/v1", server.token), Deadline()).started(
+            created + clock
+        )
+    job = server.jobs.get(JOB)
+    assert job is not None
+    assert job.attempt_started is not None
+    if noted is None:
+        assert created <= job.attempt_started <= now()
+    else:
+        assert job.attempt_started == created + noted

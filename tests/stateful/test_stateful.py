@@ -35,7 +35,7 @@ from runners.base import Cause, Outcome
 from runners.fake import FakeRunner, FakeSite
 from runners.watcher import Watcher
 from runners.worker import Worker
-from tests.jobs import ROOM
+from tests.jobs import ROOM, bare_spec
 from tests.redis_servers import PROGRAMS
 from tests.stateful.model import EDGES, FINAL, LOST_AFTER, Attempt, ModelJob
 from uws_server.auth.base import Header
@@ -145,7 +145,7 @@ class System(RuleBasedStateMachine):
         parts = Parts(
             jobs=jobs,
             results=Results(self.objects),
-            door=Door(self.store, self.objects, SECRET, 1024),
+            door=Door(self.store, self.changes, self.objects, SECRET, 1024, spec=bare_spec),
             catalog=CATALOG,
             store=self.store,
             objects=self.objects,

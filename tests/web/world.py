@@ -16,6 +16,7 @@ from lxml import etree
 from werkzeug.test import TestResponse
 
 from job_templates.catalog import Catalog, load
+from tests.jobs import bare_spec
 from uws_server.auth.base import Header
 from uws_server.domain import events
 from uws_server.domain.caller import Caller
@@ -110,7 +111,7 @@ class World:
         parts = Parts(
             jobs=self.jobs,
             results=Results(self.objects),
-            door=Door(self.store, self.objects, SECRET, 1024**3),
+            door=Door(self.store, self.changes, self.objects, SECRET, 1024**3, spec=bare_spec),
             catalog=catalog(),
             store=self.store,
             objects=self.objects,

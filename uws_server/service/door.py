@@ -22,9 +22,12 @@ from uws_server.domain.errors import (
     TooLarge,
     Unauthenticated,
 )
+from uws_server.domain.events import Started
+from uws_server.domain.instants import Instant
 from uws_server.domain.job import Job, Result, Workload
-from uws_server.domain.runspec import AttemptLimits
+from uws_server.domain.runspec import AttemptLimits, RunSpec
 from uws_server.domain.wire import MOST_LINKS, Link, Wanted
+from uws_server.service.changes import Changes
 from uws_server.service.uploads import parameter_key
 from uws_server.storage.base import Exists, NotStored, ObjectStore, TooLong
 from uws_server.store.base import JobStore, Planned, Quota
@@ -59,12 +62,17 @@ class Door:
     def __init__(
         self,
         store: JobStore,
+        changes: Changes,
         objects: ObjectStore,
         secret: bytes,
         most_bytes: int,
+        *,
+        spec: Callable[[Job], RunSpec],
         limits: Callable[[Job], AttemptLimits] = lambda _: AttemptLimits(),
     ) -> None:
         self._store = store
+        self._changes = changes
+        self._spec = spec
         self._objects = objects
         self._secret = secret
         self._most_bytes = most_bytes
@@ -92,6 +100,23 @@ class Door:
         if job.attempt != attempt or job.workload is Workload.NONE:
             raise Forbidden(f"attempt {attempt} of job {job_id} has no business here any more")
         return job, attempt
+
+    def begin(self, token: str, place: str) -> RunSpec:
+        """The run spec of the attempt, for the first place that asks to begin it, and for no other ever.
+
+        :raises Forbidden: it has begun elsewhere, or is not to begin.
+        """
+        job, attempt = self._attempt(token)
+        spec = self._spec(job)
+        if not self._store.begin(job.id, attempt, place):
+            raise Forbidden(f"attempt {attempt} of job {job.id} is not to begin here")
+        return spec
+
+    def started(self, token: str, at: Instant) -> None:
+        """Note that the user's code has started, by the clock of the agent's machine."""
+        job, attempt = self._attempt(token)
+        now = self._store.now()  # a wrong clock must not make a job that ended before it started
+        self._changes.apply(job.id, Started(attempt, min(max(at, job.queued or job.created), now)))
 
     def links(self, token: str, wanted: Sequence[Wanted]) -> list[Link]:
         """Signed links below the attempt's own prefix, or to the job's uploads.

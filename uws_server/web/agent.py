@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from flask import Blueprint, Response, request
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from uws_server.domain.errors import (
     BadRequest,
@@ -18,6 +18,7 @@ from uws_server.domain.errors import (
     WrongType,
 )
 from uws_server.domain.wire import (
+    BEGIN,
     LINKS,
     MANIFEST,
     MANIFEST_BYTES,
@@ -25,6 +26,7 @@ from uws_server.domain.wire import (
     OWN_WORD,
     PATH,
     PROGRESS,
+    STARTED,
     Wanted,
 )
 from uws_server.service.door import Door
@@ -39,6 +41,16 @@ class _WantedLinks:
 
 
 @dataclass(frozen=True, slots=True)
+class _Place:
+    place: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Progress:
     done: int
     of: int
@@ -46,6 +58,8 @@ class _Progress:
 
 _M = TypeVar("_M")
 _WANTED_LINKS = TypeAdapter(_WantedLinks)
+_PLACE = TypeAdapter(_Place)
+_START = TypeAdapter(_Start)
 _PROGRESS = TypeAdapter(_Progress)
 
 
@@ -56,6 +70,18 @@ def agent_blueprint(parts: Parts) -> Blueprint:
 
     for kind in STATUS.keys() - {Unavailable}:  # which has headers of its own, and passes
         blueprint.register_error_handler(kind, _own_word)
+
+    @blueprint.post(f"/{BEGIN}")
+    def begin() -> Response:
+        token = _token(door)
+        asked = _read(_PLACE, _body(parts, MESSAGE_BYTES))
+        return _json({"spec": door.begin(token, asked.place).to_json()})
+
+    @blueprint.post(f"/{STARTED}")
+    def started() -> Response:
+        token = _token(door)
+        door.started(token, _read(_START, _body(parts, MESSAGE_BYTES)).at)
+        return Response(status=204)
 
     @blueprint.post(f"/{LINKS}")
     def links() -> Response:
