@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from runners.agent.attempt_dir import open_regular, step_into
-from uws_server.domain.runspec import Limits, Output
+from uws_server.domain.runspec import AttemptLimits, Output
 
 DEEPEST = 32  # directories
 MOST_ENTRIES = 200_000
@@ -98,7 +98,7 @@ class _File:
     size: int
 
 
-def harvest(root: int, outputs: Sequence[Output], limits: Limits) -> Harvest:
+def harvest(root: int, outputs: Sequence[Output], limits: AttemptLimits) -> Harvest:
     """Choose the results below the open directory ``root``: the first pattern that matches a file has it.
 
     Where limits cut off, earlier patterns come first, then the order of the paths.
