@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import ByteSize
 
 from uws_server.config import BadConfig, Settings, Site
-from uws_server.domain.errors import Refused, Unavailable
+from uws_server.domain.errors import Refused
 from uws_server.domain.instants import Instant
 from uws_server.domain.runspec import AttemptLimits, RunSpec
 from uws_server.storage.base import Aside, directly
@@ -66,6 +66,9 @@ def unique_holder() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
+_UNKNOWN = Capacity(10**9, 10**12, 2**62, 10**6)
+
+
 @dataclass(frozen=True, slots=True)
 class ReportedSite:
     """A site whose own machine says what it can run: web may be on another one."""
@@ -76,16 +79,8 @@ class ReportedSite:
 
     @property
     def capacity(self) -> Capacity:
-        """What its worker last said.
-
-        :raises Unavailable: none has said anything yet.
-        """
-        said = self.store.capacity(self.name)
-        if said is None:
-            raise Unavailable(
-                f"site {self.name} has not said yet what it can run: its worker has never been started"
-            )
-        return said
+        """What its worker last said; everything before the first word, as a job waits and is not refused."""
+        return self.store.capacity(self.name) or _UNKNOWN
 
 
 def stated(site: Site) -> bool:
