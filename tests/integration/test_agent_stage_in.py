@@ -737,6 +737,9 @@ def test_nothing_heavy_is_imported(door: DoorDouble, tmp_path: Path) -> None:
     assert not uploaded & heavy
 
 
+USAGE = "usage: python -m runners.agent stage-in|follow DIR | pod DIR CONTROL\n"
+
+
 def test_wrong_usage(tmp_path: Path) -> None:
     for arguments in ([], ["stage-in"], ["other", str(tmp_path)], ["follow", "a", "b"]):
         run = subprocess.run(
@@ -746,7 +749,7 @@ def test_wrong_usage(tmp_path: Path) -> None:
             timeout=60,
             check=False,
         )
-        assert (run.returncode, run.stderr) == (2, "usage: python -m runners.agent stage-in|follow DIR | pod DIR CONTROL\n")
+        assert (run.returncode, run.stderr) == (2, USAGE)
 
 
 def test_a_source_that_hangs_holds_a_failure_up_for_one_stall_at_most(
