@@ -307,7 +307,7 @@ class System(RuleBasedStateMachine):
             if run:
                 job.run()
             return
-        if known[1] != run or self.model[known[0]].removed:
+        if known[1] != run or self.model[known[0]].deleted:
             assert answer.status_code == 409
         else:
             assert answer.status_code == 303
