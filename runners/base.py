@@ -84,6 +84,30 @@ def no_doubt() -> None:
     """What a start is confirmed by where nobody else starts anything."""
 
 
+class Isolation(Protocol):
+    """How a site keeps user code apart: in sentences what holds and what does not.
+
+    ``sealed`` says whether user code is kept from every credential of ours, and from the networks
+    where some are to be had; where it is not, the site must serve only anonymous users of this machine.
+    """
+
+    @property
+    def mode(self) -> str:
+        """Its name."""
+
+    @property
+    def sealed(self) -> bool:
+        """Whether no credential of ours is in reach."""
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """What holds, in sentences."""
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What does not."""
+
+
 class Runner(Protocol):
     """One site's way to run attempts. Every method may be called again at any time."""
 

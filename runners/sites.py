@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from runners.base import Runner
-from runners.local import site_files
-from runners.local.isolation import Isolation, IsolationError, LocalSettings, probe
-from uws_server.config import BadConfig, Settings, Site, is_loopback
-
-_LOOPBACK = ("127.0.0.0/8", "::1/128")
+from runners.base import Isolation, Runner
+from uws_server.config import BadConfig, Settings, Site
 
 
 def site(settings: Settings, name: str) -> Site:
@@ -24,66 +18,46 @@ def site(settings: Settings, name: str) -> Site:
 
 
 def isolation(settings: Settings, name: str) -> Isolation:
-    """What keeps the site's attempts apart. Tried out, which takes about a tenth of a second.
+    """What keeps the site's attempts apart. On this machine it is tried out, in about a tenth of a second.
 
     :raises BadConfig: what was asked for does not work here, or too little does for whom the server lets in.
     """
-    try:
-        found = probe(local_settings(settings, site(settings, name)))
-    except IsolationError as error:
-        raise BadConfig(f"sites.{name}: {error}") from error
-    if not found.sealed and not settings.own_machine:
-        raise BadConfig(_too_open(settings, name, found))
-    return found
+    match site(settings, name).runner:
+        case "local":
+            from runners.local import configured
 
+            return configured.isolation(settings, name)
+        case "kubernetes":
+            from runners.kubernetes.configured import ISOLATION
 
-def _too_open(settings: Settings, name: str, found: Isolation) -> str:
-    web = settings.web
-    if web.base_url or not is_loopback(web.host):
-        who = f"the server may not be reached at {web.base_url or web.host}"
-    else:
-        who = "auth.anonymous may not be anywhere"
-    if found.mode == "none":
-        return (
-            f"site {name} cannot keep user code from the server's own files and keys, so {who}; "
-            f"{' '.join(found.lacks)}"
-        )
-    return (
-        f"site {name} shares the machine's network with user code (sites.{name}.network is host), so {who}; "
-        f"say sites.{name}.network: none"
-    )
+            return ISOLATION
 
 
 def open_runner(settings: Settings, name: str) -> Runner:
     """The runner of one site.
 
-    :raises BadConfig: see `isolation`.
+    :raises BadConfig: see `isolation`; or there is no way to the site.
     """
-    from runners.local.runner import LocalRunner
+    match site(settings, name).runner:
+        case "local":
+            from runners.local import configured
 
-    isolation(settings, name)
-    return LocalRunner(_directory(settings, name), local_settings(settings, site(settings, name)))
+            return configured.open_runner(settings, name)
+        case "kubernetes":
+            from runners.kubernetes import configured as cluster
+
+            return cluster.open_runner(settings, name)
+
+
+def agent_url(settings: Settings, name: str) -> str:
+    """Where the site's agents find this server, without the door's path."""
+    found = site(settings, name)
+    return settings.agent_url if found.runner == "local" else settings.pods_url(found)
 
 
 def interrupt(settings: Settings, name: str) -> None:
     """Let a watcher of the site that waits for news look up at once; may be called by a signal handler."""
-    site_files.ring(str(_directory(settings, name) / site_files.WATCHERS))
+    if site(settings, name).runner == "local":
+        from runners.local import configured
 
-
-def _directory(settings: Settings, name: str) -> Path:
-    return settings.data / "sites" / name
-
-
-def local_settings(settings: Settings, local: Site) -> LocalSettings:
-    """What the local runner is to do, from what the site's settings say."""
-    data: Path = settings.data.absolute()
-    return LocalSettings(
-        isolation=local.isolation,
-        uid_first=local.uid_first,
-        uid_last=local.uid_last,
-        network=local.network,
-        file_inputs=tuple(path.absolute() for path in local.file_inputs),
-        deny_networks=(*local.deny_networks, *(() if settings.own_machine else _LOOPBACK)),
-        read_only=tuple(path.absolute() for path in local.read_only),
-        hidden=(data, *(path.absolute() for path in local.hidden)),
-    )
+        configured.interrupt(settings, name)

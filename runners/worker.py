@@ -10,7 +10,7 @@ import time
 
 from job_templates.catalog import Catalog
 from job_templates.render import render
-from runners.base import Busy, Runner
+from runners.base import Busy, Runner, Unrunnable
 from uws_server.domain.errors import Refused
 from uws_server.domain.events import Launched, Postponed, Reasoned, Unstartable
 from uws_server.domain.job import ErrorSummary, Job, Workload
@@ -85,6 +85,10 @@ class Worker:
         try:
             self._runner.start(spec, self._agent_url, token, lambda: self._confirm(job))
         except _ClaimLost:
+            return True
+        except Unrunnable as error:
+            summary = ErrorSummary(str(error), transient=False)
+            self._changes.apply(job.id, Unstartable(job.attempt, summary))
             return True
         except Busy as busy:
             self._changes.apply(job.id, Postponed(job.attempt, str(busy)))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
-from uws_server.config import Settings, describe
+from uws_server.config import Settings, describe, named_sections
 
 PATH = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 
@@ -44,8 +44,7 @@ def _section(name: str, model: type[BaseModel], intro: str) -> Iterator[str]:
         path = f"{name}.{key}" if name else key
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             deeper.append((path, field.annotation, (field.annotation.__doc__ or "").strip()))
-        elif get_origin(field.annotation) is dict:
-            inner = get_args(field.annotation)[1]
+        elif inner := named_sections(field.annotation):
             deeper.append((f"{path}.NAME", inner, f"{field.description} {(inner.__doc__ or '').strip()}"))
         else:
             rows.append(
@@ -64,7 +63,7 @@ def _default(field: FieldInfo) -> str:
     value: Any = field.default
     if isinstance(value, ByteSize):
         return f"`{value.human_readable()}`" if value else "`0`"
-    if value is None or value in {"", ()}:
+    if value is None or value in ("", (), {}):
         return "empty"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

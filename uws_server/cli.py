@@ -16,7 +16,7 @@ from uws_server import __version__
 if TYPE_CHECKING:
     import threading
 
-    from runners.local.isolation import Isolation
+    from runners.base import Isolation
     from uws_server.config import Settings
     from uws_server.factory import Services
     from uws_server.up.run import Ready
@@ -214,7 +214,7 @@ def worker(file: Path | None, data: Path | None, site: str, kind: str) -> None:
         changes=services.changes,
         catalog=services.catalog,
         runner=sites.open_runner(settings, site),
-        agent_url=f"{settings.agent_url}{PATH}",
+        agent_url=f"{sites.agent_url(settings, site)}{PATH}",
         secret=services.secret,
     )
     tasks.serve(tasks.Context(services.queue, work))

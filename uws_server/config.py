@@ -236,20 +236,77 @@ def _network(text: str) -> str:
 
 Network = Annotated[str, AfterValidator(_network)]
 
+_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"  # what Kubernetes takes for a namespace
+
+
+class Kubernetes(_Section):
+    """The cluster of a site whose `runner` is `kubernetes`."""
+
+    kubeconfig: Path | None = Field(
+        default=None,
+        description="File with the ways into clusters. Empty: the pod's own service account, else the file "
+        "that kubectl takes.",
+    )
+    context: str = Field(default="", description="Which of its contexts; empty: the current one.")
+    namespace: str = Field(
+        default="uws-jobs", pattern=_LABEL, description="Namespace of the jobs; better one of their own."
+    )
+    instance: str = Field(
+        default="uws-server",
+        pattern=_LABEL,
+        description="What tells this server's Jobs from another's in the same namespace.",
+    )
+    agent_url: str = Field(
+        default="", description="Where pods find this server; empty: `web.agent_url`, else `web.base_url`."
+    )
+    agent_image: str = Field(default="", description="Image of the agent, the sidecar of every job.")
+    notebook_image: str = Field(
+        default="", description="Image for notebooks and scripts, which name none of their own."
+    )
+    python: str = Field(default="python3", description="Python in these two images.")
+    user: int = Field(default=10001, ge=1, description="User id of the pods.")
+    group: int = Field(default=10001, ge=1, description="Group id of the pods.")
+    gpu: int = Field(default=0, ge=0, description="GPUs that one job may ask for.")
+    gpu_resource: str = Field(default="nvidia.com/gpu", description="What the cluster calls a GPU.")
+    queue: str = Field(default="", description="Kueue's queue for the jobs.")
+    priority_class: str = Field(default="", description="Priority class of the pods.")
+    runtime_class: str = Field(default="", description="Runtime class of the pods.")
+    pull_secret: str = Field(default="", description="Secret with which images are pulled.")
+    node_selector: dict[str, str] = Field(default={}, description="Labels of the nodes to run on.")
+    tolerations: tuple[dict[str, Any], ...] = Field(
+        default=(), description="Taints of nodes that are no hindrance, in Kubernetes' words."
+    )
+    staging_seconds: int = Field(
+        default=4 * 3600,
+        ge=60,
+        description="What the cluster adds to a job's execution duration before it ends the pod itself.",
+    )
+    kept_seconds: int = Field(
+        default=24 * 3600,
+        ge=60,
+        description="Seconds after which the cluster deletes Jobs that ended, should this server not do so.",
+    )
+
 
 class Site(_Section):
     """A place where jobs run. The machine itself is the site `local` unless sites are given."""
 
-    runner: Literal["local"] = Field(default="local", description="What starts jobs there.")
+    runner: Literal["local", "kubernetes"] = Field(default="local", description="What starts jobs there.")
     jobs: int = Field(
-        default=0, ge=0, description="Attempts at once; 0: as many as its workers' machine has processors."
+        default=0,
+        ge=0,
+        description="Attempts at once; 0: as many as its workers' machine has processors, at a cluster 1000.",
     )
     cpu: float = Field(
-        default=0, ge=0, description="Processors for all attempts together; 0: those of its workers' machine."
+        default=0,
+        ge=0,
+        description="Processors for all attempts together; 0: those of its workers' machine, at a cluster "
+        "any number.",
     )
     memory: ByteSize = Field(
         default=ByteSize(0),
-        description="Memory for all attempts together; 0: nine tenths of its workers' machine's.",
+        description="Memory for all attempts together; 0: nine tenths of its workers' machine's, at a "
+        "cluster any amount.",
     )
     isolation: Literal["auto", "namespaces", "bubblewrap", "none"] = Field(
         default="auto",
@@ -295,6 +352,7 @@ class Site(_Section):
         default=1, ge=0, le=64, description="Workers that start attempts; 0: jobs wait until there are some."
     )
     stop_workers: int = Field(default=1, ge=1, le=64, description="Workers that stop attempts.")
+    kubernetes: Kubernetes = Kubernetes()
 
 
 class Log(_Section):
@@ -343,6 +401,29 @@ class Settings(_Section):
                 "and run code: say auth.anonymous: anywhere if that is meant, else leave web.base_url empty"
             )
         return self
+
+    @model_validator(mode="after")
+    def _clusters_know_what_to_run(self) -> Self:
+        for name, site in self.sites.items():
+            if site.runner != "kubernetes":
+                continue
+            if not site.kubernetes.agent_image:
+                raise ValueError(
+                    f"sites.{name}.kubernetes.agent_image is empty: name the image of the agent, "
+                    "which deploy/images/agent/Dockerfile makes"
+                )
+            if is_loopback(urlsplit(self.pods_url(site)).hostname or ""):
+                raise ValueError(
+                    f"pods of site {name} cannot reach this server at {self.pods_url(site)}: say "
+                    f"sites.{name}.kubernetes.agent_url, the address by which pods find it"
+                )
+        return self
+
+    def pods_url(self, site: Site) -> str:
+        """Where the agents of a cluster's pods find the agent door, without its path."""
+        return (
+            site.kubernetes.agent_url or self.web.agent_url or self.web.base_url or self.agent_url
+        ).rstrip("/")
 
     @model_validator(mode="after")
     def _no_claim_in_flight_is_lost(self) -> Self:
@@ -433,8 +514,14 @@ def keys(model: type[BaseModel] = Settings, prefix: tuple[str, ...] = ()) -> Ite
         yield (*prefix, name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from keys(field.annotation, (*prefix, name))
-        elif get_origin(field.annotation) is dict:
-            yield from keys(get_args(field.annotation)[1], (*prefix, name, "NAME"))
+        elif inner := named_sections(field.annotation):
+            yield from keys(inner, (*prefix, name, "NAME"))
+
+
+def named_sections(annotation: Any) -> type[BaseModel] | None:
+    """The model of sections that have names of their own, such as sites; None for any other setting."""
+    inner = get_args(annotation)[1] if get_origin(annotation) is dict else None
+    return inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
 
 
 def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, tuple[str, ...], Any]]:
@@ -537,6 +624,8 @@ def describe(annotation: Any) -> str:
         return describe(get_args(annotation)[0])
     if origin is tuple:
         return f"list of {describe(get_args(annotation)[0])}s"
+    if origin is dict:
+        return "map"
     words = {
         int: "whole number",
         float: "number",

@@ -85,11 +85,21 @@ class ReportedSite:
 
 def stated(site: Site) -> bool:
     """Whether the settings alone say what a site can run, so that nobody needs to ask it."""
-    return bool(site.jobs and site.cpu and site.memory)
+    return site.runner == "kubernetes" or bool(site.jobs and site.cpu and site.memory)
 
 
 def capacity(site: Site) -> Capacity:
-    """What a site on this machine runs at once: what the settings leave open is what the machine has."""
+    """What a site runs at once: what the settings leave open is what this machine has.
+
+    A cluster has room of its own, which may grow: what is too much for it now waits there.
+    """
+    if site.runner == "kubernetes":
+        return Capacity(
+            site.jobs or 1000,
+            int(site.cpu * 1000) or _UNKNOWN.cpu_milli,
+            int(site.memory) or _UNKNOWN.memory_bytes,
+            site.kubernetes.gpu,
+        )
     processors = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10 * 9
     cpu = site.cpu or processors
@@ -97,7 +107,9 @@ def capacity(site: Site) -> Capacity:
 
 
 def measured(site: Site) -> Site:
-    """The settings of a site on this machine, with what they leave open measured."""
+    """The settings of a site, with what they leave open of this machine measured."""
+    if site.runner != "local":
+        return site
     room = capacity(site)
     found = {"jobs": room.jobs, "cpu": room.cpu_milli / 1000, "memory": ByteSize(room.memory_bytes)}
     return site.model_copy(update=found)
@@ -189,7 +201,10 @@ class Services:
     @cached_property
     def sites(self) -> dict[str, SiteOffer | ReportedSite]:
         """What each site can run, by the settings or, where these leave something open, by its worker."""
-        kinds = {"local": frozenset({"notebook", "command"})}
+        kinds = {
+            "local": frozenset({"notebook", "command"}),
+            "kubernetes": frozenset({"notebook", "command", "container"}),
+        }
         return {
             name: SiteOffer(name, kinds[site.runner], capacity(site))
             if stated(site)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from runners import sites
+from runners.local import configured
+from runners.local.configured import local_settings
 from runners.local.isolation import Isolation, Mode
-from runners.sites import isolation, local_settings, site
+from runners.sites import isolation, site
 from uws_server.config import BadConfig, Settings, load
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -57,7 +58,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> None:
         mode: Mode = "none" if asked.isolation == "none" else "namespaces"
         return Isolation(mode, mode != "none" and asked.network == "none", (), ("Not all.",))
 
-    monkeypatch.setattr(sites, "probe", probe)
+    monkeypatch.setattr(configured, "probe", probe)
 
 
 def settings(**options: str) -> Settings:
