@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from runners.local.isolation import Isolation, LocalSettings
-from uws_server.domain.runspec import RunSpec, located
+from uws_server.domain.runspec import RunSpec, substitute, variables
 from uws_server.domain.wire import FENCED, STAGE_IN_FAILED, STAGE_OUT_FAILED
 
-_PLACEHOLDER = re.compile(r"\{(inputs|outputs|parameters|python)\}")
 _PASSED_ON = re.compile(
     r"PATH|LD_LIBRARY_PATH|HOME|LANG|LC_.*|TZ|PYTHONPATH|VIRTUAL_ENV|SSL_CERT_(FILE|DIR)|(https?|all|no)_proxy",
     re.IGNORECASE,
@@ -105,25 +104,7 @@ def refusal(spec: RunSpec) -> str:
     return ""
 
 
-def substitute(item: str, places: dict[str, str]) -> str:
-    """Put real paths for ``{inputs}``, ``{outputs}``, ``{parameters}`` and ``{python}``."""
-    return _PLACEHOLDER.sub(lambda match: places[match[1]], item)
-
-
 def environment(spec: RunSpec, work: str) -> dict[str, str]:
     """The whole environment of the user's process; the run spec has the last word."""
-    own = located(spec.environment, f"{work}/inputs", f"{work}/outputs")
-    return {
-        "PATH": f"{os.path.dirname(sys.executable)}:/usr/local/bin:/usr/bin:/bin",
-        "HOME": f"{work}/tmp",
-        "TMPDIR": f"{work}/tmp",
-        "LANG": "C.UTF-8",
-        "UWS_JOB_ID": spec.job_id,
-        "UWS_ATTEMPT": str(spec.attempt),
-        "UWS_INPUTS": f"{work}/inputs",
-        "UWS_OUTPUTS": f"{work}/outputs",
-        "UWS_PARAMETERS": f"{work}/uws/parameters.json",
-        "UWS_PROGRESS": f"{work}/uws/progress",
-        "UWS_ERROR": f"{work}/uws/error.json",
-        **own,
-    }
+    path = f"{os.path.dirname(sys.executable)}:/usr/local/bin:/usr/bin:/bin"
+    return {"PATH": path, **variables(spec, work)}

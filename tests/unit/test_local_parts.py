@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from runners import ending
 from runners.local import capped_log, cgroups, processes, site_files, system_calls, trees
 from runners.local.disk_watch import DiskWatch
-from runners.local.plan import environment, refusal, substitute
+from runners.local.plan import environment, refusal
 from runners.local.view import view
-from uws_server.domain.runspec import Resources, RunSpec
+from uws_server.domain.runspec import Resources, RunSpec, substitute
 
 SPEC = RunSpec("01234567890123456789abcdef", 1, "test", "command", ("true",))
 LIMITS = {"memory": 2 * 1024**3, "duration": 3600}
