@@ -4,7 +4,7 @@
     python -m runners.agent follow DIR
     python -m runners.agent pod DIR CONTROL
 
-Both may be killed at any time and run again. Only the standard library is needed, and each part of it
+Each may be killed at any time and run again. Only the standard library is needed, and each part of it
 only where it is used, so that the start is quick and any Python will do.
 
 Exit codes: 0; 65 an input could not be had (``stage-in.json`` says why); 66 something could not be
@@ -48,7 +48,7 @@ def follow(attempt: AttemptDir) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one of the two commands; its exit code."""
+    """Run one of the commands; its exit code."""
     commands = {"stage-in": stage_in, "follow": follow}
     if len(arguments) == 3 and arguments[0] == "pod":
         from runners.agent.pod import Pod

@@ -16,7 +16,7 @@ from uws_server.domain.phase import (
     allows,
 )
 
-# The table of standards section 1.5, written down a second time so that neither can drift alone.
+# The table of legal changes, written down a second time so that neither can drift alone.
 DRAWN = """
 PENDING QUEUED, PENDING HELD, PENDING ABORTED, PENDING ERROR,
 QUEUED EXECUTING, QUEUED ABORTED, QUEUED ERROR, QUEUED HELD,

@@ -302,7 +302,7 @@ class AttemptLost:
 
     Up to ``attempts`` there is another one; then the job fails with ``error`` and keeps ``results``.
     ``proved``: it is known to have ended. Else its site has long not known of it, and the next attempt is
-    started at the risk that the code runs twice, which the job then says of itself (design rule 6).
+    started at the risk that the code runs twice, which the job then says of itself.
     """
 
     attempt: int
@@ -314,7 +314,10 @@ class AttemptLost:
     proved: bool = True
 
     def after(self, job: Job, now: Instant) -> Job:
-        """In line for the next attempt in the same phase (design rule 5a), or ERROR."""
+        """In line for the next attempt, or ERROR.
+
+        The phase stays meanwhile: some clients take SUSPENDED for a failure.
+        """
         if not _current(job, self.attempt) or job.phase.final:
             return job
         if self.attempt >= self.attempts:

@@ -64,13 +64,13 @@ class Workload(StrEnum):
 
     NONE = ""  # nothing runs and nothing is to run
     WAITING = "w"  # in the waiting line of its site and owner
-    CLAIMED = "c"  # a worker is starting it, until its lease lapses
+    CLAIMED = "c"  # a worker is starting it, until its claim lapses
     ACTIVE = "a"  # the site has it
     STOPPING = "s"  # it is to end; counted until it is verified gone
 
     @property
     def holds_slot(self) -> bool:
-        """Whether the attempt counts against the site's and the owner's limits."""
+        """Whether the attempt counts against what its site can run at once."""
         return self in _HOLDING
 
 
@@ -118,7 +118,7 @@ class Job:
 
     @property
     def finalising(self) -> bool:
-        """Whether results may still appear although the phase is final (design rule 4)."""
+        """Whether results may still appear although the phase is final: the site may still store some."""
         return self.phase.final and self.workload is not Workload.NONE
 
     @property

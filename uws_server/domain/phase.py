@@ -1,4 +1,4 @@
-"""The one table of legal phase changes (UWS 1.1 section 2.1.3; standards rules UWS-24 to UWS-27).
+"""The one table of legal phase changes (UWS 1.1 section 2.1.3; UWS-24 to UWS-27 in tests/items.toml).
 
 Nothing outside this module compares phases to decide what may happen: others ask `allows`, or one of
 the named sets below.

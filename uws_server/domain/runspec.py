@@ -20,7 +20,7 @@ class Input:
     """One file that the agent stages in before the user's code starts.
 
     ``path`` is relative, beneath the inputs directory. ``source`` is a URL (``http``, ``https``,
-    ``file`` where the site allows it, ``s3`` later) or ``upload:NAME`` for the content that came
+    ``file`` where the site allows it) or ``upload:NAME`` for the content that came
     with the job as parameter NAME. ``mode`` is the file's permission bits. Where ``content`` is given,
     that text (UTF-8) is the file and nothing is fetched; ``source`` then only says whence it came.
     """

@@ -1,4 +1,4 @@
-"""The agent's door: what the program beside the user's code may ask of the server (design section 3).
+"""The agent's door: what the program beside the user's code may ask of the server.
 
 An agent holds one token of its attempt. The token is an HMAC of job and attempt under the server's
 secret: nothing is stored for it, and a worker that takes up a lapsed claim makes the same one, so that

@@ -65,7 +65,10 @@ def _from_store(parts: Parts, found: Found) -> bool:
 
 
 def hostile(response: Response, media_type: str, name: str) -> Response:
-    """Mark content of users so that no browser runs it with our origin (design rule 17)."""
+    """Mark content of users so that no browser runs it with our origin.
+
+    Scripts in it could do here whatever the person may who looks at it.
+    """
     short = name.rpartition("/")[2][:150]
     plain = _UNFIT.sub("_", short) or "file"
     kind = "attachment" if _SCRIPTABLE.match(media_type) else "inline"
