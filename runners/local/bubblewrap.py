@@ -27,7 +27,7 @@ class BubblewrapTree(process_tree.Tree):
     _killed = False
     _broken = False
 
-    def spawn(self, streams: tuple[int, int, int], doors: list[int]) -> None:
+    def spawn(self, streams: tuple[int, int, int], groups: list[int]) -> None:
         process_tree.become_subreaper()
         information_out, information_in = os.pipe()
         parent = os.getpid()
@@ -35,7 +35,7 @@ class BubblewrapTree(process_tree.Tree):
         if self.leader == 0:
             try:
                 child.die_with_parent(parent)
-                child.enter_groups(doors)
+                child.enter_groups(groups)
                 os.setsid()
                 for target, source in enumerate(streams):
                     os.dup2(source, target, inheritable=True)

@@ -80,7 +80,7 @@ class Cgroup:
             _write(f"{directory}/cpu.cfs_period_us", str(_PERIOD))
             _write(f"{directory}/cpu.cfs_quota_us", str(quota))
 
-    def doors(self) -> list[int]:
+    def entries(self) -> list[int]:
         """Descriptors for a process to enter by writing ``0``, which works after a new root too."""
         return [
             os.open(f"{directory}/cgroup.procs", os.O_WRONLY)

@@ -75,10 +75,10 @@ def run_program(argv: list[str], environment: dict[str, str], streams: tuple[int
     os.execvpe(argv[0], argv, environment)
 
 
-def enter_groups(doors: list[int]) -> None:
+def enter_groups(groups: list[int]) -> None:
     """Enter the control groups that these descriptors belong to."""
-    for door in doors:
-        os.write(door, b"0")
+    for group in groups:
+        os.write(group, b"0")
 
 
 def close_all_but(keep: int) -> None:

@@ -239,7 +239,7 @@ def _try_cgroups(parent: str) -> dict[str, str]:
         group = cgroups.Cgroup(parent, f"probe-{os.getpid()}", {controller: root})
         try:
             group.create(1024**3, 100, 1000)
-            os.close(group.doors()[0])
+            os.close(group.entries()[0])
         except OSError:
             pass
         else:

@@ -27,13 +27,13 @@ class NamespaceTree(process_tree.Tree):
     end, seen from outside, is the proof that the tree is empty.
     """
 
-    def spawn(self, streams: tuple[int, int, int], doors: list[int]) -> None:
+    def spawn(self, streams: tuple[int, int, int], groups: list[int]) -> None:
         own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         kernel.unshare(kernel.CLONE_NEWPID)
         try:
             self.leader = os.fork()
             if self.leader == 0:
-                self._be_init(streams, doors)
+                self._be_init(streams, groups)
         finally:  # our next children, the agents, stay outside
             kernel.enter_namespace(own, kernel.CLONE_NEWPID)
             os.close(own)
@@ -45,7 +45,7 @@ class NamespaceTree(process_tree.Tree):
     def kill(self) -> None:
         process_tree.send(self.leader, signal.SIGKILL)
 
-    def _be_init(self, streams: tuple[int, int, int], doors: list[int]) -> NoReturn:
+    def _be_init(self, streams: tuple[int, int, int], groups: list[int]) -> NoReturn:
         """Process 1: builds the view, starts the user's process, reaps, passes SIGTERM on."""
         try:
             child.die_with_parent(None)  # the gate ends it if the supervisor has died already
@@ -56,7 +56,7 @@ class NamespaceTree(process_tree.Tree):
             mounts.build_view(self._plan)
             user = os.fork()
             if user == 0:
-                self._be_user(streams, doors)
+                self._be_user(streams, groups)
             child.close_all_but(self._report_in)
         except BaseException as error:  # noqa: BLE001 -- a forked child must not return
             self._fail(error)
@@ -74,10 +74,10 @@ class NamespaceTree(process_tree.Tree):
                     code = os.waitstatus_to_exitcode(status)
                     os._exit(code if code >= 0 else 128 - code)
 
-    def _be_user(self, streams: tuple[int, int, int], doors: list[int]) -> NoReturn:
+    def _be_user(self, streams: tuple[int, int, int], groups: list[int]) -> NoReturn:
         try:
             os.setsid()
-            child.enter_groups(doors)
+            child.enter_groups(groups)
             child.apply_rlimits(self._plan["rlimits"])
             child.drop_privileges(self._plan["uid"])
             if self._plan["filter"]:
@@ -92,8 +92,8 @@ def _leave_namespaces(network: str) -> None:
     if os.path.exists("/proc/self/ns/cgroup"):
         kernel.unshare(kernel.CLONE_NEWCGROUP)
     if network == "none":
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as door:
-            fcntl.ioctl(door, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _UP_AND_RUNNING))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as loopback:
+            fcntl.ioctl(loopback, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _UP_AND_RUNNING))
 
 
 def probe() -> None:

@@ -12,14 +12,14 @@ from runners.local import child, process_tree, processes
 class PlainTree(process_tree.Tree):
     """No isolation: a session of its own beneath the supervisor, which reaps all orphans."""
 
-    def spawn(self, streams: tuple[int, int, int], doors: list[int]) -> None:
+    def spawn(self, streams: tuple[int, int, int], groups: list[int]) -> None:
         process_tree.become_subreaper()
         parent = os.getpid()
         self.leader = os.fork()
         if self.leader == 0:
             try:
                 child.die_with_parent(parent)
-                child.enter_groups(doors)
+                child.enter_groups(groups)
                 os.setsid()
                 child.apply_rlimits(self._plan["rlimits"])
                 child.drop_privileges(None)

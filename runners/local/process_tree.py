@@ -34,11 +34,11 @@ class Tree:
         self._report_out, self._report_in = os.pipe()
         self.leader = 0
 
-    def spawn(self, streams: tuple[int, int, int], doors: list[int]) -> None:
+    def spawn(self, streams: tuple[int, int, int], groups: list[int]) -> None:
         """Fork the process that leads the tree; it stops at the gate.
 
         :param streams: what becomes stdin, stdout and stderr.
-        :param doors: descriptors of control groups to enter.
+        :param groups: descriptors of control groups to enter.
         """
         raise NotImplementedError
 

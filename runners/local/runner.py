@@ -49,17 +49,17 @@ class LocalRunner:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._view = view(self._settings.read_only, (*self._settings.hidden, self._site))
         self._uids = Uids(self._settings.uid_registry, self._settings.uid_first, self._settings.uid_last)
-        self._door: socket.socket | None = None
+        self._bell: socket.socket | None = None
         self._children: set[int] = set()
         for left in self._trash.iterdir():  # a server was killed while it removed this
             self._clear_away(left)
 
     def close(self) -> None:
         """Stop listening. Attempts run on."""
-        if self._door is not None:
-            name = os.path.basename(self._door.getsockname())
-            self._door.close()
-            self._door = None
+        if self._bell is not None:
+            name = os.path.basename(self._bell.getsockname())
+            self._bell.close()
+            self._bell = None
             (self._watchers / name).unlink(missing_ok=True)
         self._reap()
 
@@ -166,14 +166,14 @@ class LocalRunner:
 
     def wait(self, timeout: float) -> None:
         """Return when a supervisor has told of something new, at the latest after `timeout` s."""
-        if self._door is None:
-            self._door = site_files.bind_socket(str(self._watchers), f"{os.getpid()}-{secrets.token_hex(4)}")
+        if self._bell is None:
+            self._bell = site_files.bind_socket(str(self._watchers), f"{os.getpid()}-{secrets.token_hex(4)}")
             return  # what happened before we listened is new to the caller
         poll = select.poll()
-        poll.register(self._door, select.POLLIN)
+        poll.register(self._bell, select.POLLIN)
         poll.poll(max(0.0, timeout) * 1000)
         try:
-            while self._door.recv(16):
+            while self._bell.recv(16):
                 pass
         except BlockingIOError:
             pass

@@ -174,21 +174,21 @@ def read_hint(path: str) -> object:
 
 def bind_socket(directory: str, name: str) -> socket.socket:
     """A datagram socket in this directory, however long the directory's path is."""
-    door = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    door.setblocking(False)
+    bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    bell.setblocking(False)
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
             os.unlink(name, dir_fd=descriptor)
         except FileNotFoundError:
             pass
-        door.bind(f"/proc/self/fd/{descriptor}/{name}")
+        bell.bind(f"/proc/self/fd/{descriptor}/{name}")
     except OSError:
-        door.close()
+        bell.close()
         raise
     finally:
         os.close(descriptor)
-    return door
+    return bell
 
 
 def ring(directory: str, name: str | None = None) -> None:
@@ -200,12 +200,12 @@ def ring(directory: str, name: str | None = None) -> None:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return
-    door = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    door.setblocking(False)
+    bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    bell.setblocking(False)
     try:
         for each in os.listdir(descriptor) if name is None else [name]:
             try:
-                door.sendto(b".", f"/proc/self/fd/{descriptor}/{each}")
+                bell.sendto(b".", f"/proc/self/fd/{descriptor}/{each}")
             except ConnectionRefusedError:
                 if name is None:
                     os.unlink(each, dir_fd=descriptor)
@@ -214,5 +214,5 @@ def ring(directory: str, name: str | None = None) -> None:
     except OSError:
         pass
     finally:
-        door.close()
+        bell.close()
         os.close(descriptor)

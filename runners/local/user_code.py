@@ -132,11 +132,11 @@ class UserCode:
             ends.append(end)
             self._copy_when_ready(pipe, pipes[pipe])
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        doors = self._cgroup.doors() if self._cgroup else []
+        groups = self._cgroup.entries() if self._cgroup else []
         try:
-            tree.spawn((null, ends[0], ends[1]), doors)
+            tree.spawn((null, ends[0], ends[1]), groups)
         finally:
-            process_tree.close(null, *ends, *doors)
+            process_tree.close(null, *ends, *groups)
         return tree, pipes
 
     def _rlimits(self) -> dict[str, int]:
