@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 pytest_plugins = [
+    "tests.cluster.fixtures",
     "tests.plugins.covers",
     "tests.plugins.rules",
     "tests.redis_servers",
