@@ -21,9 +21,9 @@ from uws_server.domain.events import (
     TimedOut,
 )
 from uws_server.domain.instants import Instant
-from uws_server.domain.job import ErrorSummary, Job, Result, Workload
+from uws_server.domain.job import ErrorSummary, Job, Workload
 from uws_server.service.changes import Changes
-from uws_server.service.door import load_manifest
+from uws_server.service.manifest import Listing, load_manifest
 from uws_server.storage.base import ObjectStore, StorageUnavailable
 from uws_server.store.base import Due, FencedOff, JobStore, Lease, StoreUnavailable
 
@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 
 Attempt = tuple[str, int]
 """Job id and number."""
-
-Stored = tuple[tuple[Result, ...], tuple[int, int] | None]
 
 _OVERRUN = 15_000  # ms after which the watcher does what the supervisor should have done
 
@@ -258,7 +256,7 @@ class Watcher:
             yield AttemptLost(number, at, error, self._attempts, results, logs)
         yield Gone(number, results, logs)
 
-    def _stored(self, job: Job, attempt: int) -> Stored:
+    def _stored(self, job: Job, attempt: int) -> Listing:
         return (job.attempt == attempt and load_manifest(self._objects, job)) or ((), None)
 
 

@@ -15,7 +15,7 @@ from tests.integration.agent_door import JOB, serving
 from tests.integration.test_agent_door import Server
 from tests.local_site import LocalSite, local_site, modes, until
 from uws_server.domain.runspec import AttemptLimits, Output, RunSpec
-from uws_server.service.door import load_manifest
+from uws_server.service.manifest import load_manifest
 from uws_server.service.results import Results
 
 pytestmark = pytest.mark.covers("3:local-abort-tree", "3:agent-outputs", "3:agent-logs", "UWS-15")

@@ -27,7 +27,8 @@ from uws_server.domain.wire import FENCED, STAGE_IN_FAILED, STAGE_OUT_FAILED
 from uws_server.queue.memory import MemoryQueue
 from uws_server.service import jobs
 from uws_server.service.changes import Changes
-from uws_server.service.door import Door, agent_token, load_manifest
+from uws_server.service.door import Door, agent_token
+from uws_server.service.manifest import load_manifest
 from uws_server.service.results import Results
 from uws_server.service.uploads import parameter_key
 from uws_server.storage.file import FileStore

@@ -24,20 +24,16 @@ from uws_server.domain.errors import (
 )
 from uws_server.domain.events import Started
 from uws_server.domain.instants import Instant
-from uws_server.domain.job import Job, Result, Workload
+from uws_server.domain.job import Job, Workload
 from uws_server.domain.runspec import AttemptLimits, RunSpec
 from uws_server.domain.wire import MOST_LINKS, Link, Wanted
 from uws_server.service.changes import Changes
+from uws_server.service.manifest import MANIFEST, RESULT_NAME, read_manifest
 from uws_server.service.uploads import parameter_key
 from uws_server.storage.base import Exists, NotStored, ObjectStore, TooLong
 from uws_server.store.base import JobStore, Planned, Quota
 
-MANIFEST = "manifest.json"
-_NAME = re.compile(r"(?:logs/(?:stdout|stderr)/[0-9]{15}|results/[^\x00-\x1f\x7f]{1,900})")
-_RESULT_ID = re.compile(r"[A-Za-z0-9._-]{1,255}")  # goes into addresses and XML attributes
-_MEDIA_TYPE = re.compile(r"[!-~]{1,100}/[!-~][ -~]{0,200}")  # goes into a header
-_SHA256 = re.compile(r"[0-9a-f]{0,64}")
-_MOST = 2**63 - 1  # bytes that a size in the XML can say
+_NAME = re.compile(rf"(?:logs/(?:stdout|stderr)/[0-9]{{15}}|{RESULT_NAME})")
 _LINK_SECONDS = 60
 LONGEST_LINK = 3600
 """Seconds after which no link is good any more, so that a deleted job's prefix can be cleared for good."""
@@ -215,56 +211,3 @@ def _planned(wanted: Wanted) -> Planned:
         name, _, offset = wanted.name.rpartition("/")
         return Planned(name, wanted.size, int(offset))
     return Planned(wanted.name, wanted.size)
-
-
-def read_manifest(manifest: Mapping[str, Any]) -> tuple[tuple[Result, ...], tuple[int, int] | None]:
-    """The results that a manifest lists, and the sizes of stdout and stderr.
-
-    :raises BadRequest: it is no manifest.
-    """
-    try:
-        results = tuple(
-            Result(
-                _text(item["id"], _RESULT_ID),
-                _text(item["name"], _NAME),
-                _size(item["size"]),
-                _text(item["media_type"], _MEDIA_TYPE),
-                _text(item["sha256"], _SHA256),
-            )
-            for item in manifest["results"]
-        )
-        logs = manifest.get("logs")
-        sizes = (_size(logs["stdout"]), _size(logs["stderr"])) if logs else None
-    except KeyError as error:
-        raise BadRequest(f"not a manifest: {str(error)[:80]} is missing") from None
-    except (TypeError, AttributeError):
-        raise BadRequest("not a manifest: a list or an object is of another type") from None
-    except ValueError as error:
-        raise BadRequest(f"not a manifest: {error}") from None
-    if len({result.id for result in results}) != len(results):
-        raise BadRequest("not a manifest: two results have the same id")
-    for result in results:
-        if not result.name.startswith("results/"):
-            raise BadRequest(f"not a manifest: {result.name[:80]!r} is no name of a result")
-    return results, sizes
-
-
-def _text(value: object, shape: re.Pattern[str]) -> str:
-    if not isinstance(value, str) or shape.fullmatch(value) is None:
-        raise ValueError(f"{str(value)[:80]!r} does not fit {shape.pattern}")
-    return value
-
-
-def _size(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= _MOST:
-        raise ValueError(f"{str(value)[:40]!r} is no number of bytes")
-    return value
-
-
-def load_manifest(objects: ObjectStore, job: Job) -> tuple[tuple[Result, ...], tuple[int, int] | None] | None:
-    """What the current attempt's manifest lists, or None while there is none."""
-    try:
-        text = b"".join(objects.read(f"{job.attempt_prefix}/{MANIFEST}"))
-    except NotStored:
-        return None
-    return read_manifest(json.loads(text))

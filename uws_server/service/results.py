@@ -14,7 +14,7 @@ from typing import Protocol
 from uws_server.domain.errors import NotFound
 from uws_server.domain.job import Job
 from uws_server.domain.phase import Phase
-from uws_server.service.door import MANIFEST
+from uws_server.service.manifest import MANIFEST
 from uws_server.storage.base import NotStored, ObjectStore, Stored
 
 LOGS = ("stdout", "stderr")
