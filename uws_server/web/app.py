@@ -10,7 +10,6 @@ from uws_server.web import errors
 from uws_server.web.agent import agent_blueprint
 from uws_server.web.answers import Answer
 from uws_server.web.current import Current
-from uws_server.web.files import results_blueprint
 from uws_server.web.hosts import refuse_foreign_names
 from uws_server.web.job import JobResources
 from uws_server.web.job_list import job_list_blueprint
@@ -18,6 +17,7 @@ from uws_server.web.job_parameters import parameters_blueprint
 from uws_server.web.own_machine import refuse_foreign_pages
 from uws_server.web.pages import pages_blueprint
 from uws_server.web.parts import Parts
+from uws_server.web.results import results_blueprint
 from uws_server.web.services import services_blueprint
 from uws_server.web.storage import storage_blueprint
 from uws_server.web.sync import sync_blueprint

@@ -13,13 +13,13 @@ from uws_server.service.uploads import Content
 from uws_server.web import render_json, render_xml
 from uws_server.web.answers import text
 from uws_server.web.current import Current
-from uws_server.web.files import hostile
 from uws_server.web.incoming.body import chunks, whole
 from uws_server.web.incoming.reading import reading
 from uws_server.web.incoming.said import Said, check_name
 from uws_server.web.incoming.wishes import described, json_parameters, may_repeat
 from uws_server.web.incoming.words import CONTROL, read_run_id
 from uws_server.web.parts import Parts
+from uws_server.web.results import hostile
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,15}:\S{1,8192}")
 _WITH_PARAMETERS = {"UPLOAD", "REQUEST", "RUNID"}  # words that DALI has among a job's parameters
