@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,7 +12,6 @@ from flask import Blueprint, Response, request
 from uws_server.domain.errors import BadRequest, Unavailable
 from uws_server.domain.instants import to_iso
 from uws_server.domain.job import Job
-from uws_server.service.jobs import Request
 from uws_server.web import render_json, render_xml
 from uws_server.web.addresses import Addresses
 from uws_server.web.answers import document
@@ -68,19 +68,8 @@ def made(parts: Parts, current: Current, service: str, run: bool = False) -> Job
     key = _idempotency_key()
     with reading(request, parts.jobs.limits, parts.bounds, files=True) as said:
         wanted = wish(said, may_repeat(template))
-        return parts.jobs.create(
-            caller,
-            service,
-            Request(
-                wanted.parameters,
-                wanted.uploads,
-                wanted.run or run,
-                wanted.run_id,
-                wanted.duration,
-                wanted.destruction,
-                key,
-            ),
-        )
+        wanted = replace(wanted, run=wanted.run or run, idempotency_key=key)
+        return parts.jobs.create(caller, service, wanted)
 
 
 def _next_page(addresses: Addresses, service: str, filters: Filters, last: Job) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from job_templates.template import Template
 from uws_server.domain.errors import BadRequest
-from uws_server.domain.instants import Instant
 from uws_server.domain.job import Parameter
+from uws_server.service.jobs import Request
 from uws_server.service.uploads import Content
 from uws_server.web.incoming.references import INLINE, with_uploads
 from uws_server.web.incoming.said import Said
@@ -20,20 +19,8 @@ from uws_server.web.models import read_new_job
 _REFUSED = frozenset({"ACTION", "WAIT", "AFTER", "LAST"})  # mean something elsewhere, nothing at creation
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the creation of a job says, before the template has looked at it."""
-
-    parameters: tuple[Parameter, ...]
-    uploads: dict[str, Content]
-    run: bool = False
-    run_id: str = ""
-    duration: int | None = None
-    destruction: Instant | None = None
-
-
-def wish(said: Said, repeated: Callable[[str], bool]) -> Wish:
-    """A job as a request describes it (UWS-54, UWS-56, UWS-57).
+def wish(said: Said, repeated: Callable[[str], bool]) -> Request:
+    """A job as a request describes it (UWS-54, UWS-56, UWS-57), before its template has looked at it.
 
     :param repeated: whether a parameter may stand several times, so that a JSON list means that.
     :raises BadRequest: it cannot be understood.
@@ -45,7 +32,7 @@ def wish(said: Said, repeated: Callable[[str], bool]) -> Wish:
             raise BadRequest(f"{word} is a word of the protocol and means nothing when a job is created")
     parameters, uploads = described(said)
     duration, destruction = said.one("EXECUTIONDURATION"), said.one("DESTRUCTION")
-    return Wish(
+    return Request(
         parameters,
         uploads,
         read_run(said.one("PHASE")),
@@ -86,13 +73,13 @@ def described(said: Said) -> tuple[tuple[Parameter, ...], dict[str, Content]]:
     return tuple(parameters), uploads
 
 
-def _wish_of_document(said: Said, repeated: Callable[[str], bool]) -> Wish:
+def _wish_of_document(said: Said, repeated: Callable[[str], bool]) -> Request:
     if said.document is None:
         raise BadRequest("the body is no JSON object")
     new = read_new_job(said.document)
     # The query string may say PHASE=RUN as with any other body.
     phase = said.one("PHASE")
-    return Wish(
+    return Request(
         tuple(_from_json(new.parameters, repeated)),
         {},
         new.run or read_run(phase),
