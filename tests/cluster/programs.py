@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,7 @@ DEBIAN = {
     "docker-registry": "docker-registry",
     "htpasswd": "apache2-utils",
     "debootstrap": "debootstrap",
+    "musl-gcc": "musl-tools",
     "unshare": "util-linux",
     str(CNI / "bridge"): "containernetworking-plugins",
 }
@@ -78,10 +79,11 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def install_debian_packages() -> None:
-    """Install what is missing, without starting the services in it; needs root."""
-    missing = sorted({package for program, package in DEBIAN.items() if not shutil.which(program)})
-    if not Path("/bin/busybox").exists() or b"dynamically" in _kind_of(Path("/bin/busybox")):
+def install_debian_packages(wanted: Mapping[str, str] = DEBIAN) -> None:
+    """Install what is missing of ``{program: package}``, without starting the services in it; needs root."""
+    missing = sorted({package for program, package in wanted.items() if not shutil.which(program)})
+    busybox = Path("/bin/busybox")
+    if wanted is DEBIAN and (not busybox.exists() or b"dynamically" in _kind_of(busybox)):
         missing.append("busybox-static")
     if not missing:
         return
