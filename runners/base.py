@@ -116,10 +116,10 @@ class Runner(Protocol):
     ) -> None:
         """See to it that this attempt runs, or has run: its user code starts at most once.
 
-        ``agent_url`` and ``token`` are for the attempt's agent alone. ``confirm`` is called before
-        anything is started, at a moment from which nobody else can start or forget this attempt; what
-        it raises ends the start. So a worker that was paused for long starts nothing that others have
-        started, seen to its end and forgotten meanwhile.
+        ``agent_url``, which is the door's with its path, and ``token`` are for the attempt's agent alone.
+        ``confirm`` is called before anything is started, at a moment from which nobody else can start or
+        forget this attempt; what it raises ends the start. So a worker that was paused for long starts
+        nothing that others have started, seen to its end and forgotten meanwhile.
 
         :raises Busy: not now.
         :raises Unrunnable: never at this site.

@@ -12,8 +12,3 @@ class Caller:
     """Somebody with jobs of their own; ``owner`` is what UWS shows as ownerId, '' for an anonymous one."""
 
     owner: str = ANONYMOUS
-
-    @property
-    def anonymous(self) -> bool:
-        """Whether the caller did not say who they are."""
-        return self.owner == ANONYMOUS

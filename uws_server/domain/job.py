@@ -129,9 +129,14 @@ class Job:
     @property
     def prefix(self) -> str:
         """Where everything of this job lies in the object store."""
-        return f"jobs/{self.id}"
+        return prefix_of(self.id)
 
     @property
     def attempt_prefix(self) -> str:
         """Where the current attempt writes in the object store."""
-        return f"jobs/{self.id}/{self.attempt}"
+        return f"{self.prefix}/{self.attempt}"
+
+
+def prefix_of(job_id: str) -> str:
+    """Where everything of a job lies in the object store, also of one that did not come to be."""
+    return f"jobs/{job_id}"

@@ -23,7 +23,7 @@ from uws_server.domain.events import (
     merged,
 )
 from uws_server.domain.instants import Instant
-from uws_server.domain.job import Job, Parameter
+from uws_server.domain.job import Job, Parameter, prefix_of
 from uws_server.domain.phase import LISTED, Phase
 from uws_server.service.changes import Changes, Clock
 from uws_server.service.placement import Site, site_for
@@ -118,10 +118,10 @@ class Jobs:
             stored = self._commit(caller, template, job_id, parameters, request)
         except Refused:
             # Certainly no job. Where it is not known, because the store did not answer, nothing is removed.
-            self._objects.delete(f"jobs/{job_id}")
+            self._objects.delete(prefix_of(job_id))
             raise
         if stored.id != job_id:
-            self._objects.delete(f"jobs/{job_id}")
+            self._objects.delete(prefix_of(job_id))
         return stored
 
     def _commit(

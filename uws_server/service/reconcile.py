@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from uws_server.domain.errors import Refused
 from uws_server.domain.events import ClaimLapsed, DeleteRequested, DestructionDue, Event
 from uws_server.domain.instants import Instant
-from uws_server.domain.job import Job, Workload
+from uws_server.domain.job import Job, Workload, prefix_of
 from uws_server.domain.phase import Phase
 from uws_server.queue.base import Queue
 from uws_server.service.changes import Changes
@@ -114,7 +114,7 @@ class Reconciler:
         """
         job = self._store.get(job_id)
         if job is None:
-            self._objects.delete(f"jobs/{job_id}")
+            self._objects.delete(prefix_of(job_id))
             self._store.cleared(job_id, None)
         elif job.workload is not Workload.NONE:
             self._store.reserve(job_id, now + _RETRY)  # stopped first

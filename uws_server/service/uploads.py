@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from job_templates.template import Template
 from uws_server.domain.errors import Refused, TooLarge, Unavailable
-from uws_server.domain.job import Parameter, Upload
+from uws_server.domain.job import Parameter, Upload, prefix_of
 from uws_server.service.notebooks import readable
 from uws_server.storage.base import NotStored, ObjectStore
 
@@ -135,7 +135,7 @@ def parameter_key(job_id: str, parameter: Parameter) -> str:
 
 
 def _content_key(job_id: str, key: str) -> str:
-    return f"jobs/{job_id}/parameters/{key}"
+    return f"{prefix_of(job_id)}/parameters/{key}"
 
 
 def streamed(uploads: Mapping[str, Content]) -> bool:
