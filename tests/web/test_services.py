@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from typing import Any
 
@@ -335,9 +336,11 @@ def test_without_its_token_an_agent_is_nobody(
         ("id", "../../x"),
         ("id", ""),
         ("id", "a\r\nX: y"),
+        ("id", ".."),
         ("media_type", "text/html\r\nX-Evil: 1"),
         ("media_type", "html"),
         ("media_type", "text/\u20ac"),
+        ("media_type", "text/plain, text/html"),
         ("sha256", '"\r\nX: y'),
         (None, None),
     ],
@@ -363,3 +366,18 @@ def test_a_manifest_is_not_trusted(
     assert too_many.status_code == 413
     manifest |= {"results": [entry]}
     assert client.post("/agent/v1/manifest", data=json.dumps(manifest), headers=headers).status_code == 204
+
+
+@covers("3:agent-outputs")
+def test_a_manifest_of_any_depth_is_taken_or_refused(client: Client, attempt: dict[str, Any]) -> None:
+    job = attempt["job"]
+    headers = {**attempt["headers"], "Content-Type": "application/json"}
+    manifest = {"version": 1, "job": job.id, "attempt": 1, "logs": None, "results": [], "more": 0}
+    before, after = json.dumps(manifest)[:-2], "}"
+    said = 0
+    for depth in range(sys.getrecursionlimit(), 0, -1):
+        text = before + '{"a":' * depth + "0" + "}" * depth + after
+        said = client.post("/agent/v1/manifest", data=text, headers=headers).status_code
+        if said != 400:
+            break
+    assert said == 204

@@ -197,7 +197,10 @@ class Door:
                 raise BadRequest(f"result {result.id!r} is in the manifest but was not stored") from None
             if size != result.size:
                 raise BadRequest(f"result {result.id!r} has {size} bytes stored, not {result.size}")
-        text = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+        try:
+            text = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+        except RecursionError:  # a little less deep than what can be read
+            raise BadRequest("the manifest is nested too deeply") from None
         key = f"{prefix}/{MANIFEST}"
         try:
             self._objects.put(key, text, create=True)

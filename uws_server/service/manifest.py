@@ -21,8 +21,10 @@ Listing = tuple[tuple[Result, ...], tuple[int, int] | None]
 """Results, and the sizes of stdout and stderr in bytes, None where it does not say."""
 
 _RESULT = re.compile(RESULT_NAME)
-_RESULT_ID = re.compile(r"[A-Za-z0-9._-]{1,255}")  # goes into addresses and XML attributes
-_MEDIA_TYPE = re.compile(r"[!-~]{1,100}/[!-~][ -~]{0,200}")  # goes into a header
+_RESULT_ID = re.compile(r"(?!\.\.?$)[A-Za-z0-9._-]{1,255}")  # goes into addresses and XML attributes
+_MEDIA_TYPE = re.compile(
+    r"[!-+\--~]{1,100}/[!-+\--~][ -+\--~]{0,200}"
+)  # for a header; no comma, as that parts two
 _SHA256 = re.compile(r"[0-9a-f]{0,64}")
 _MOST = 2**63 - 1  # bytes that a size in the XML can say
 
