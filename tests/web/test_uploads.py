@@ -148,6 +148,24 @@ def test_content_that_is_replaced_is_removed(client: Client, world: World) -> No
     assert stored(world) == []
 
 
+@covers("3:results-media-type")
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("application/fits", "application/fits"),
+        ("text/csv; charset=utf-8", "text/csv"),
+        ("text/plain, text/html", "application/octet-stream"),  # of two, browsers take the second
+        ("text/" + "x" * 4000, "application/octet-stream"),
+        ("text/\xe9", "application/octet-stream"),
+        (";", "application/octet-stream"),
+    ],
+)
+def test_content_is_of_one_type(client: Client, said: str, kept: str) -> None:
+    address = f"{local(client.post('/stack/async'))}/parameters/mask"
+    assert client.put(address, data=b"<b>", headers={"Content-Type": said}).status_code == 303
+    assert client.get(address).headers["Content-Type"] == kept
+
+
 @covers("UWS-61", "3:bad-not-a-notebook")
 def test_streamed_content_that_turns_out_to_be_wrong_is_removed(client: Client, world: World) -> None:
     body = multipart((field("notebook", "n.ipynb"), json.dumps(NOTEBOOK)))

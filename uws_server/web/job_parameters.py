@@ -15,7 +15,7 @@ from uws_server.web.answers import text
 from uws_server.web.current import Current
 from uws_server.web.incoming.body import chunks, whole
 from uws_server.web.incoming.reading import reading
-from uws_server.web.incoming.said import Said, check_name
+from uws_server.web.incoming.said import Said, check_name, media_type_of
 from uws_server.web.incoming.wishes import described, json_parameters, may_repeat
 from uws_server.web.incoming.words import CONTROL, read_run_id
 from uws_server.web.parts import Parts
@@ -109,8 +109,8 @@ def _put_file(name: str, pieces: Iterator[bytes]) -> tuple[Parameter, dict[str, 
     url = _as_url(first, request.content_length)
     if url is not None:
         return Parameter(name, url), {}
-    media_type = request.environ.get("CONTENT_TYPE") or "application/octet-stream"
-    content = Content(_again(first, pieces), media_type.partition(";")[0].strip())
+    said: str = request.environ.get("CONTENT_TYPE", "")
+    content = Content(_again(first, pieces), media_type_of(said.partition(";")[0].strip()))
     return Parameter(name, name), {name: content}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from tempfile import SpooledTemporaryFile
 
@@ -13,10 +12,9 @@ from uws_server.domain.errors import BadRequest, TooLarge
 from uws_server.service.jobs import RequestLimits
 from uws_server.web.incoming.body import CHUNK
 from uws_server.web.incoming.references import referenced
-from uws_server.web.incoming.said import NOT_IN_NAME, Said, Sent, check_name
+from uws_server.web.incoming.said import NOT_IN_NAME, Said, Sent, check_name, media_type_of
 
 _IN_MEMORY = 256 * 1024
-_MEDIA_TYPE = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}(?:\s*;\s*[\w-]{1,32}=[\w.+\"-]{1,64}){0,4}", re.ASCII)
 
 
 def read_multipart(
@@ -85,9 +83,7 @@ class _Form:
         filename = event.filename if isinstance(event, File) else None
         if filename is not None and (len(filename) > 1024 or NOT_IN_NAME.search(filename)):
             raise BadRequest(f"the file name of part {event.name!r} is too long or holds control characters")
-        media_type = event.headers.get("Content-Type", "")
-        if not _MEDIA_TYPE.fullmatch(media_type):
-            media_type = "application/octet-stream"
+        media_type = media_type_of(event.headers.get("Content-Type", ""))
         self._part = Sent(event.name, filename, media_type, self._file, self._written)
         self._said.sent.append(self._part)
 

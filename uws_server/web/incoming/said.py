@@ -14,6 +14,8 @@ from uws_server.web.incoming.body import CHUNK, TURN, others_turn
 # C0 and C1 controls, surrogates, and what XML cannot hold at all.
 NOT_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
+_MEDIA_TYPE = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}(?:\s*;\s*[\w-]{1,32}=[\w.+\"-]{1,64}){0,4}", re.ASCII)
+
 Pairs = list[tuple[str, str]]
 
 
@@ -92,3 +94,8 @@ def check_name(name: str, limit: int) -> None:
     # Most names are plain; isprintable is a third of the cost of the search.
     if not name.isprintable() and NOT_IN_NAME.search(name):
         raise BadRequest(f"the parameter name {name[:40]!r} holds control characters")
+
+
+def media_type_of(text: str) -> str:
+    """The media type that a client says its content has; of mere bytes where it says none or several."""
+    return text if _MEDIA_TYPE.fullmatch(text) else "application/octet-stream"
