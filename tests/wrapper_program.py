@@ -1,4 +1,4 @@
-"""Builds the wrapper as the agent's image does, and runs it as process 1 of a pid namespace."""
+"""Runs the wrapper as process 1 of a pid namespace."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import runners.wrapper
-
-SOURCE = Path(runners.wrapper.__path__[0]) / "wrapper.c"
-COMPILE = ("musl-gcc", "-std=c17", "-Wall", "-Wextra", "-Werror", "-O2", "-static", "-s", "-o")
+from tests.wrapper_build import build_wrapper
 
 
 class Wrapped:
@@ -87,7 +84,7 @@ def _namespace() -> list[str]:
 def wrapper_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The compiled wrapper."""
     program = tmp_path_factory.mktemp("wrapper") / "uws-wrapper"
-    subprocess.run([*COMPILE, program, SOURCE], check=True, timeout=120)
+    build_wrapper(program)
     return program
 
 

@@ -16,29 +16,29 @@ from typing import Any
 from tests.cluster.layout import ROOT
 from tests.cluster.node import run
 from tests.cluster.programs import CACHE, locked, say
+from tests.deploy.dockerfiles import copy_code
+from tests.wrapper_build import build_wrapper
 
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
 
 
-def pack(name: str, directories: Sequence[Path], archive: Path, config: Mapping[str, Any]) -> None:
-    """Write directories as the layers of an image, with a config in OCI's words (Cmd, Entrypoint, User…).
+def pack(name: str, layers: Sequence[Path], archive: Path, config: Mapping[str, Any]) -> None:
+    """Write an image of layers, each a directory or a tar of `layer`; config in OCI's words (Cmd, User…).
 
     The tag must not be `latest`: the kubelet would try to pull it. The same directories give the same image.
     """
-
-    def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-        entry.mtime = entry.uid = entry.gid = 0
-        entry.uname = entry.gname = ""
-        return entry
-
     with tempfile.TemporaryDirectory(dir=archive.parent) as work:
-        layers = [Path(work, f"layer{number}.tar") for number in range(len(directories))]
+        tars = []
+        for number, made in enumerate(layers):
+            if made.is_dir():
+                tars.append(Path(work, f"layer{number}.tar"))
+                layer(made, tars[-1])
+            else:
+                tars.append(made)
         digests = []
-        for directory, layer in zip(directories, layers, strict=True):
-            with tarfile.open(layer, "w") as tar:
-                tar.add(directory, ".", filter=plain)
-            with layer.open("rb") as file:
+        for made in tars:
+            with made.open("rb") as file:
                 digests.append(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
         described = {
             "architecture": ARCHITECTURE,
@@ -46,7 +46,7 @@ def pack(name: str, directories: Sequence[Path], archive: Path, config: Mapping[
             "config": {"Env": [PATH]} | dict(config),
             "rootfs": {"type": "layers", "diff_ids": digests},
         }
-        manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": [layer.name for layer in layers]}]
+        manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": [made.name for made in tars]}]
         half = Path(work, "image.tar")
         with tarfile.open(half, "w") as tar:
             for member, document in (("manifest.json", manifest), ("config.json", described)):
@@ -54,9 +54,21 @@ def pack(name: str, directories: Sequence[Path], archive: Path, config: Mapping[
                 entry = tarfile.TarInfo(member)
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
-            for layer in layers:
-                tar.add(layer, layer.name, filter=plain)
+            for made in tars:
+                tar.add(made, made.name, filter=_plain)
         half.rename(archive)
+
+
+def layer(directory: Path, tar: Path) -> None:
+    """Write a directory as a layer: everything is root's, and of no time."""
+    with tarfile.open(tar, "w") as file:
+        file.add(directory, ".", filter=_plain)
+
+
+def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.mtime = entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    return entry
 
 
 def program_image(name: str, program: Path, archive: Path, *, arguments: Sequence[str] = ()) -> None:
@@ -86,58 +98,113 @@ def busybox_image(archive: Path) -> None:
         pack("localhost/busybox:1", [root], archive, {"Cmd": ["/bin/sh"]})
 
 
-def _debian(place: Path) -> Path:
-    """A small Debian with Python in a directory that is kept: made once by debootstrap (a minute or two)."""
-    root = place / "debian-python"
-    if not root.exists():
-        say("making a small Debian with Python (debootstrap)")
-        with tempfile.TemporaryDirectory(dir=place) as work:
-            half = Path(work, "root")
-            run("debootstrap", "--variant=minbase", "--include=python3", "bookworm", half, seconds=900)
-            for left in ("var/cache/apt", "var/lib/apt/lists", "var/log", "dev", "proc", "sys"):
-                shutil.rmtree(half / left, ignore_errors=True)
-                (half / left).mkdir(parents=True)
-            half.rename(root)
-    return root
-
-
 def agent_image() -> Path:
-    """``localhost/agent:1``: Debian's Python and this checkout's agent, which needs no library.
+    """``localhost/agent:1``: Debian's Python, the modules that the shipped image copies, and the wrapper.
 
     It stands in for the agent's published image: same code, another base, made without a registry. Gives the
     archive, which is made once for each state of the code.
     """
-    sources = [ROOT / "runners", ROOT / "uws_server"]
-    archive = CACHE / f"agent-{_fingerprint(sources)}.tar"
-    with locked(CACHE / "agent.lock"):
+    return _own_image("agent", ["python3", "-m", "runners.agent"])
+
+
+def notebook_image() -> Path:
+    """``localhost/notebook:1``: the same base, the libraries of the notebook image's lock, and our program.
+
+    Gives the archive. The libraries are installed once for each state of the lock.
+    """
+    return _own_image("notebook", ["python3", "-m", "runners.notebook"])
+
+
+def _own_image(name: str, entrypoint: Sequence[str]) -> Path:
+    with locked(CACHE / f"{name}.lock"), tempfile.TemporaryDirectory(dir=CACHE) as work:
+        base = _debian()
+        below = [_tar(base), *([_tar(_libraries(base))] if name == "notebook" else [])]
+        code = Path(work, "code")
+        # With the modes that the base has: a layer's directory replaces the one below.
+        copy_code(name, code / "usr/lib/python3/dist-packages")
+        if name == "agent":
+            (code / "usr/local/bin").mkdir(parents=True)
+            build_wrapper(code / "usr/local/bin/uws-wrapper")
+        (code / "etc").mkdir()
+        users = (base / "etc/passwd").read_text()
+        (code / "etc/passwd").write_text(f"{users}uws:x:10001:10001:uws:/nonexistent:/usr/sbin/nologin\n")
+        for path in [code, *code.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() or path.name == "uws-wrapper" else 0o644)
+        archive = CACHE / f"{name}-{_fingerprint(code, *(path.name for path in below))}.tar"
         if not archive.exists():
-            for old in CACHE.glob("agent-*.tar"):
+            for old in CACHE.glob(f"{name}-????????????.tar"):
                 old.unlink()
-            _make_agent_image(sources, archive)
+            _compile(base, code)
+            config = {"Entrypoint": list(entrypoint), "User": "10001:10001"}
+            pack(f"localhost/{name}:1", [*below, code], archive, config)
     return archive
 
 
-def _fingerprint(sources: Sequence[Path]) -> str:
-    told = hashlib.sha256()
-    for source in sources:
-        for path in sorted(source.rglob("*.py")):
-            told.update(f"{path}\n".encode() + path.read_bytes())
+def _fingerprint(directory: Path, *words: str) -> str:
+    told = hashlib.sha256(" ".join(words).encode())
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        told.update(f"{path.relative_to(directory)}\n".encode() + path.read_bytes())
     return told.hexdigest()[:12]
 
 
-def _make_agent_image(sources: Sequence[Path], archive: Path) -> None:
-    base = _debian(CACHE)
-    with tempfile.TemporaryDirectory(dir=CACHE) as work:
-        code = Path(work, "code")
-        # With the modes that the base has: a layer's directory replaces the one below.
-        packages = code / "usr" / "lib" / "python3" / "dist-packages"
-        packages.mkdir(parents=True, mode=0o755)
-        for source in sources:
-            shutil.copytree(source, packages / source.name, ignore=shutil.ignore_patterns("__pycache__"))
-        for directory in [code, *code.rglob("*")]:
-            directory.chmod(0o755 if directory.is_dir() else 0o644)
-        config = {"Entrypoint": ["python3", "-m", "runners.agent"], "User": "10001:10001"}
-        pack("localhost/agent:1", [base, code], archive, config)
+def _debian() -> Path:
+    """A small Debian with Python in a directory that is kept: made once by debootstrap (a minute or two)."""
+    root = CACHE / "debian-python"
+    with locked(CACHE / "debian-python.lock"):
+        if not root.exists():
+            say("making a small Debian with Python (debootstrap)")
+            with tempfile.TemporaryDirectory(dir=CACHE) as work:
+                half = Path(work, "root")
+                run("debootstrap", "--variant=minbase", "--include=python3", "bookworm", half, seconds=900)
+                for left in ("var/cache/apt", "var/lib/apt/lists", "var/log", "dev", "proc", "sys"):
+                    shutil.rmtree(half / left, ignore_errors=True)
+                    (half / left).mkdir(parents=True)
+                half.rename(root)
+    return root
+
+
+def _libraries(base: Path) -> Path:
+    """What the lock of the notebook image says, for the base's Python, in a directory that is kept."""
+    lock = ROOT / "deploy" / "locks" / "image-notebook.txt"
+    place = CACHE / f"notebook-libraries-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
+    if not place.exists():
+        say("installing the notebook image's libraries")
+        (python,) = (path.name for path in base.glob("usr/lib/python3.*"))
+        with tempfile.TemporaryDirectory(dir=CACHE) as work:
+            half = Path(work, "root")
+            packages = half / "usr" / "local" / "lib" / python / "dist-packages"
+            packages.mkdir(parents=True)
+            run(
+                *("env", "UV_SYSTEM_CERTS=true", ROOT / ".venv/bin/uv", "pip", "install", "--quiet"),
+                *("--target", packages, "--python", base / "usr/bin" / python, "--link-mode", "copy"),
+                *("--only-binary", ":all:", "--no-deps", "--require-hashes", "-r", lock),
+                seconds=600,
+            )
+            shutil.rmtree(packages / "bin", ignore_errors=True)
+            (packages / "share").rename(half / "usr" / "local" / "share")
+            _compile(base, half)
+            half.rename(place)
+    return place
+
+
+def _compile(base: Path, layer: Path) -> None:
+    """Compile a layer's modules with the base's Python: on a read-only root each start would do it anew."""
+    script = (
+        'mount --bind "$2" "$1/mnt" && exec chroot "$1" '
+        "python3 -m compileall -q --invalidation-mode unchecked-hash -s /mnt -p / /mnt"
+    )
+    run("unshare", "--mount", "sh", "-c", script, "sh", base, layer, seconds=300)
+
+
+def _tar(directory: Path) -> Path:
+    """The layer of a directory that is kept, kept beside it."""
+    tar = directory.with_name(f"{directory.name}.layer")
+    with locked(CACHE / f"{directory.name}.lock"):
+        if not tar.exists():
+            with tempfile.TemporaryDirectory(dir=CACHE) as work:
+                layer(directory, Path(work, "layer"))
+                Path(work, "layer").rename(tar)
+    return tar
 
 
 def make_basic_images(programs: Path) -> list[Path]:

