@@ -54,7 +54,9 @@ def helm(*words: str | Path, seconds: float = 60) -> str:
 
 def template(values: str, *words: str) -> str:
     """The chart's objects with the values of one file, as text."""
-    return helm("template", "uws", CHART, "--namespace", "uws", "--values", VALUES / values, *_CLUSTER, *words)
+    return helm(
+        "template", "uws", CHART, "--namespace", "uws", "--values", VALUES / values, *_CLUSTER, *words
+    )
 
 
 def lint(values: str) -> str:
