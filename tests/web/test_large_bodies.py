@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Mapping
 
 import pytest
 
 from job_templates.notebook_excerpt import excerpt
 from job_templates.notebook_parameters import read_parameters
+from uws_server.domain.errors import TooLarge
+from uws_server.service.jobs import RequestLimits
 from uws_server.service.notebooks import readable
+from uws_server.web.incoming.documents import document_of
+from uws_server.web.incoming.said import Said
+from uws_server.web.incoming.wishes import json_parameters, wish
 
 # What happened, in order, in a process of greenlets: "turn" whenever another one had its turn.
 _ORDER = """
@@ -68,6 +74,35 @@ def test_others_have_their_turn(work: str) -> None:
     happened = json.loads(done.stdout)
     between = happened[happened.index("sent") : happened.index("read")]
     assert between.count("turn") >= 5
+
+
+@pytest.mark.covers("3:bad-json-bomb")
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"parameters": {f"n{number}": [] for number in range(1001)}},
+        {f"n{number}": [] for number in range(1001)},
+    ],
+)
+def test_too_many_names_are_refused_before_each_is_looked_at(body: dict[str, object]) -> None:
+    with pytest.raises(TooLarge, match="more than 1000 parameters"):
+        document_of(json.dumps(body).encode(), RequestLimits())
+
+
+@pytest.mark.covers("3:bad-json-bomb")
+def test_too_many_values_are_refused_before_each_is_made_a_parameter() -> None:
+    document = {"parameters": {"tile": ["x"] * 1_000_000}}
+    for read in (
+        lambda: wish(Said(document=document), lambda _: True, 1000),
+        lambda: json_parameters(document, lambda _: True, 1000),
+    ):
+        tracemalloc.start()
+        try:
+            with pytest.raises(TooLarge, match="more than 1000 parameters"):
+                read()
+            assert tracemalloc.get_traced_memory()[1] < 10_000_000
+        finally:
+            tracemalloc.stop()
 
 
 def notebook(cell: Mapping[str, object] | None, padding: int = 0, **metadata: object) -> bytes:

@@ -67,7 +67,7 @@ def made(parts: Parts, current: Current, service: str, run: bool = False) -> Job
     caller = current.caller()
     key = _idempotency_key()
     with reading(request, parts.jobs.limits, parts.bounds, files=True) as said:
-        wanted = wish(said, may_repeat(template))
+        wanted = wish(said, may_repeat(template), parts.jobs.limits.parameters)
         wanted = replace(wanted, run=wanted.run or run, idempotency_key=key)
         return parts.jobs.create(caller, service, wanted)
 

@@ -40,7 +40,9 @@ def parameters_blueprint(parts: Parts, current: Current) -> Blueprint:
     def post(service: str, job_id: str) -> Response:
         job = jobs.changeable(current.caller(), service, job_id)
         with reading(request, limits, parts.bounds, files=True) as said:
-            parameters, uploads, run_id = _posted(said, may_repeat(parts.catalog.get(service)))
+            parameters, uploads, run_id = _posted(
+                said, may_repeat(parts.catalog.get(service)), limits.parameters
+            )
             jobs.set_parameters(job, parameters, uploads, run_id)
         return current.to_job(service, job_id)
 
@@ -85,13 +87,13 @@ def parameters_blueprint(parts: Parts, current: Current) -> Blueprint:
 
 
 def _posted(
-    said: Said, repeated: Callable[[str], bool]
+    said: Said, repeated: Callable[[str], bool], most: int
 ) -> tuple[tuple[Parameter, ...], dict[str, Content], str | None]:
     """Parameters, contents, and a run id where one was given."""
     uploads: dict[str, Content] = {}
     run_id = None
     if said.document is not None:
-        parameters = json_parameters(said.document, repeated)
+        parameters = json_parameters(said.document, repeated, most)
     else:
         parameters, uploads = described(said)
         run_id = read_run_id(said.one("RUNID"))

@@ -18,7 +18,7 @@ def document_of(body: bytes, limits: RequestLimits) -> dict[str, Any]:
     """The JSON object that a body is.
 
     :raises BadRequest: it is none, or a name stands twice in an object of it, however deep.
-    :raises TooLarge: it holds more than the values of a job may have.
+    :raises TooLarge: it holds more parameters, or more than their values, than a job may have.
     """
     # Each of these is a character of some value, or belongs to one of the members. Counted before anything
     # is made of them: sixteen megabytes of empty objects are a gigabyte in memory.
@@ -41,6 +41,10 @@ def document_of(body: bytes, limits: RequestLimits) -> dict[str, Any]:
         raise BadRequest(f"the body is not JSON: {str(error)[:120]}") from None
     if not isinstance(document, dict):
         raise BadRequest("the JSON body is to be an object")
+    inner = document.get("parameters")
+    # Before anything is made of each of them: of some hundred thousand that takes seconds.
+    if max(len(document), len(inner) if isinstance(inner, dict) else 0) > limits.parameters:
+        raise TooLarge(f"more than {limits.parameters} parameters are not taken")
     return document
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from job_templates.template import Template
-from uws_server.domain.errors import BadRequest
+from uws_server.domain.errors import BadRequest, TooLarge
 from uws_server.domain.job import Parameter
 from uws_server.service.jobs import Request
 from uws_server.service.uploads import Content
@@ -19,14 +20,16 @@ from uws_server.web.models import read_new_job
 _REFUSED = frozenset({"ACTION", "WAIT", "AFTER", "LAST"})  # mean something elsewhere, nothing at creation
 
 
-def wish(said: Said, repeated: Callable[[str], bool]) -> Request:
+def wish(said: Said, repeated: Callable[[str], bool], most: int) -> Request:
     """A job as a request describes it (UWS-54, UWS-56, UWS-57), before its template has looked at it.
 
     :param repeated: whether a parameter may stand several times, so that a JSON list means that.
+    :param most: how many parameters a job may have.
     :raises BadRequest: it cannot be understood.
+    :raises TooLarge: more parameters than ``most``.
     """
     if said.document is not None:
-        return _wish_of_document(said, repeated)
+        return _wish_of_document(said, repeated, most)
     for word in _REFUSED:
         if said.one(word) is not None:
             raise BadRequest(f"{word} is a word of the protocol and means nothing when a job is created")
@@ -73,14 +76,14 @@ def described(said: Said) -> tuple[tuple[Parameter, ...], dict[str, Content]]:
     return tuple(parameters), uploads
 
 
-def _wish_of_document(said: Said, repeated: Callable[[str], bool]) -> Request:
+def _wish_of_document(said: Said, repeated: Callable[[str], bool], most: int) -> Request:
     if said.document is None:
         raise BadRequest("the body is no JSON object")
     new = read_new_job(said.document)
     # The query string may say PHASE=RUN as with any other body.
     phase = said.one("PHASE")
     return Request(
-        tuple(_from_json(new.parameters, repeated)),
+        _from_json(new.parameters, repeated, most),
         {},
         new.run or read_run(phase),
         read_run_id(new.run_id) or "",
@@ -89,14 +92,28 @@ def _wish_of_document(said: Said, repeated: Callable[[str], bool]) -> Request:
     )
 
 
-def json_parameters(document: Mapping[str, Any], repeated: Callable[[str], bool]) -> tuple[Parameter, ...]:
-    """The parameters of a JSON object posted to ``/parameters``: its members, or those of ``parameters``."""
+def json_parameters(
+    document: Mapping[str, Any], repeated: Callable[[str], bool], most: int
+) -> tuple[Parameter, ...]:
+    """The parameters of a JSON object posted to ``/parameters``: its members, or those of ``parameters``.
+
+    :raises TooLarge: more than ``most``.
+    """
     inner = document.get("parameters")
     members = inner if len(document) == 1 and isinstance(inner, dict) else document
-    return tuple(_from_json(members, repeated))
+    return _from_json(members, repeated, most)
 
 
-def _from_json(members: Mapping[str, Any], repeated: Callable[[str], bool]) -> Iterator[Parameter]:
+def _from_json(
+    members: Mapping[str, Any], repeated: Callable[[str], bool], most: int
+) -> tuple[Parameter, ...]:
+    found = tuple(islice(_each_from_json(members, repeated), most + 1))  # a list may hold a million
+    if len(found) > most:
+        raise TooLarge(f"more than {most} parameters are not taken")
+    return found
+
+
+def _each_from_json(members: Mapping[str, Any], repeated: Callable[[str], bool]) -> Iterator[Parameter]:
     for name, value in members.items():
         values: Iterable[Any] = value if isinstance(value, list) and repeated(name) else [value]
         for each in values:
