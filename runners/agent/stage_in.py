@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _LONGEST_PAUSE = 30.0  # s
 _LONGEST_RETRY_AFTER = 300.0  # s
+_PART = ".stage-in-part-"  # how files begin that are not whole yet
 _PROGRESS = 64 * 1024  # bytes after which a failure is a new one
 
 
@@ -64,6 +65,8 @@ class _Staging:
         self._attempt.inputs.mkdir(parents=True, exist_ok=True)
         paths = Counter(_place(item.path) for item in items)
         for path, count in paths.items():
+            if path.startswith(_PART):
+                raise Unavailable(f"No input can have the path '{path}'.")
             if count > 1:
                 raise Unavailable(f"Two inputs have the same path '{path}'.")
         return at_once(self._fetch, list(enumerate(items)))
@@ -72,7 +75,8 @@ class _Staging:
         number, item = numbered
         target = self._attempt.inputs / item.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._attempt.top / f"stage-in.{number}.part"
+        # Where it is to be, as in a pod the inputs are a volume of their own.
+        temporary = self._attempt.inputs / f"{_PART}{number}"
         temporary.unlink(missing_ok=True)
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
