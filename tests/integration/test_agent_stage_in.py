@@ -113,7 +113,7 @@ def stage(top: Path, *inputs: Input, port: int = 1, **access: Any) -> tuple[int,
     attempt = Attempt(top / "site" / "a", port, inputs=inputs, **access)
     code = attempt.run("stage-in")
     # Whatever happens, nothing half done stands among the inputs.
-    assert not list(attempt.top.glob("*.part"))
+    assert not list(attempt.inputs.glob(".stage-in-part-*"))
     return code, attempt.said("stage-in"), attempt
 
 
@@ -697,14 +697,14 @@ def test_killed_and_run_again(sources: Server, tmp_path: Path) -> None:
     attempt = Attempt(tmp_path / "a", 1, inputs=[Input("x", sources.url("/x"))])
     agent = attempt.start("stage-in")
     assert halfway.wait(20)
-    until(lambda: any(path.stat().st_size for path in attempt.top.glob("*.part")))
+    until(lambda: any(path.stat().st_size for path in attempt.inputs.glob(".stage-in-part-*")))
     kill(agent)
     release.set()
     assert not (attempt.inputs / "x").exists()
     sources.answers["/x"] = lambda http: http.answer(200, DATA)
     assert attempt.run("stage-in") == 0
     assert (attempt.inputs / "x").read_bytes() == DATA
-    assert not list(attempt.top.glob("*.part"))
+    assert not list(attempt.inputs.glob(".stage-in-part-*"))
 
 
 def test_a_failure_is_tried_again_when_asked_to(sources: Server, tmp_path: Path) -> None:
