@@ -101,8 +101,8 @@ class Cluster:
             "timeoutSeconds": str(seconds),
             "allowWatchBookmarks": "true",
         }
-        # Bookmarks come each minute at the latest, so that longer silence is a dead connection.
-        response = self._request("GET", path, None, "application/json", query, (_CONNECT, seconds + _ANSWER))
+        # The API server ends it in time, so that longer silence is a dead connection.
+        response = self._request("GET", path, None, "application/json", query, (_CONNECT, seconds + _CONNECT))
         rest = b""
         try:
             for chunk in response.stream(amt=None, decode_content=True):

@@ -1,30 +1,29 @@
-"""What the cluster knows of our attempts, kept up to date by list and watch.
+"""What the cluster knows of our attempts: Jobs, their pods, and why some get none, brought together.
 
-A watch is a hint, the list is the truth: each resource is listed anew, page by page, when the API server
-cannot tell what happened since (410), when its news broke off for long, and every ``relist_seconds``. Memory
-grows with the attempts at this site, by a few hundred bytes each; work with what happens to them.
+Each kind of object is followed by itself (`following`), so that news of one may come before news of another
+that happened earlier. What is said of an attempt waits where that could mislead. Memory grows with the
+attempts at this site, by a few hundred bytes each; work with what happens to them.
 """
 
 from __future__ import annotations
 
-import logging
-import random
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from runners.base import Observation, Unreachable
+from runners.base import Observation, State, Unreachable
 from runners.kubernetes import manifest, seen
-from runners.kubernetes.cluster import Cluster, Document, Refused
+from runners.kubernetes.cluster import Cluster, Document
 from runners.kubernetes.diagnose import diagnose
-
-log = logging.getLogger(__name__)
+from runners.kubernetes.following import Following
 
 Key = tuple[str, int]
 
-_STALE = 90.0  # s without a word of the API server, after which nothing is said of its attempts
-_GONE = 410
+_SILENT = 12.0  # s; less than the watcher waits before it ends what seems to run too long
+_PATIENCE = 120.0  # s for which an attempt is told of whose Job is gone
+_MANAGER = "app.kubernetes.io/managed-by"
+_DELETED = "the Job was deleted"
 
 
 class Mirror:
@@ -32,196 +31,295 @@ class Mirror:
 
     def __init__(self, cluster: Cluster, namespace: str, instance: str, relist_seconds: float = 60) -> None:
         self._cluster = cluster
-        self._relist = relist_seconds
-        self._jobs: dict[Key, seen.Job] = {}
-        self._pods: dict[Key, dict[str, seen.Pod]] = {}
-        self._refused: dict[Key, str] = {}
-        self._observed: dict[Key, Observation] = {}
-        self._news = threading.Condition()
-        self._count = 0
+        lock = threading.RLock()
+        self._news = threading.Condition(lock)
         self._told = 0
-        self._heard: dict[str, float] = {}
-        self._closed = threading.Event()
-        ours = f"{manifest.INSTANCE}={instance},app.kubernetes.io/managed-by={manifest.MANAGED_BY}"
-        jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
-        pods = f"/api/v1/namespaces/{namespace}/pods"
-        events = f"/api/v1/namespaces/{namespace}/events"
-        refusals = "reason=FailedCreate,involvedObject.kind=Job"
-        followed: tuple[tuple[str, dict[str, str], Callable[[str, Document], None]], ...] = (
-            (jobs, {"labelSelector": ours}, self._job),
-            (pods, {"labelSelector": ours}, self._pod),
-            (events, {"fieldSelector": refusals}, self._event),
-        )
-        self._threads = [
-            threading.Thread(target=self._follow, args=one, name=f"follow {one[0]}", daemon=True)
-            for one in followed
-        ]
-        self._paths = [path for path, _, _ in followed]
+        self._attempts = Attempts(lambda: self._pods.begun, self._more_pods, self._news.notify_all)
+        ours = {"labelSelector": f"{manifest.INSTANCE}={instance},{_MANAGER}={manifest.MANAGED_BY}"}
+        refusals = {"fieldSelector": "reason=FailedCreate,involvedObject.kind=Job"}
+        core, batch = f"/api/v1/namespaces/{namespace}", f"/apis/batch/v1/namespaces/{namespace}"
+        of = self._attempts
+        self._jobs = Following(cluster, f"{batch}/jobs", ours, of.jobs, lock, relist_seconds)
+        self._pods = Following(cluster, f"{core}/pods", ours, of.pods, lock, relist_seconds)
+        events = Following(cluster, f"{core}/events", refusals, of.refusals, lock, relist_seconds)
+        self._followed = (self._jobs, self._pods, events)
 
     def start(self) -> None:
         """Begin to follow."""
-        for thread in self._threads:
-            thread.start()
+        for followed in self._followed:
+            followed.start()
 
     def close(self) -> None:
         """Follow no more."""
-        self._closed.set()
+        with self._news:
+            for followed in self._followed:
+                followed.close()
         self._cluster.close()
 
     def observations(self, patience: float = 30) -> list[Observation]:
         """What is known now; waits for the first lists, ``patience`` seconds at most.
 
-        :raises Unreachable: nothing was heard of the API server for too long.
+        :raises Unreachable: nothing was heard of Jobs or of pods for too long.
         """
         with self._news:
-            self._news.wait_for(lambda: len(self._heard) == len(self._paths), patience)
-            oldest = min((self._heard.get(path, 0.0) for path in self._paths), default=0.0)
-            if len(self._heard) < len(self._paths) or time.monotonic() - oldest > self._relist + _STALE:
-                raise Unreachable("the cluster's API server has not answered for a while")
-            return list(self._observed.values())
+            self._check(patience)
+            return list(self._attempts.observed.values())
 
     def wait(self, timeout: float) -> None:
         """Return when there is news that nobody was told of, at the latest after ``timeout`` s."""
         with self._news:
-            self._news.wait_for(lambda: self._count != self._told, timeout)
-            self._told = self._count
+            self._news.wait_for(lambda: self._attempts.changes != self._told, timeout)
+            self._told = self._attempts.changes
 
-    def job(self, key: Key) -> seen.Job | None:
-        """The Job of an attempt, as last seen."""
+    def job(self, key: Key, patience: float = 30) -> tuple[seen.Job, Observation] | None:
+        """The Job of an attempt, as last seen, and what was observed of the attempt.
+
+        :raises Unreachable: as `observations`.
+        """
         with self._news:
-            return self._jobs.get(key)
+            self._check(patience)
+            job = self._attempts.job(key)
+            found = self._attempts.observed.get(key)
+            return (job, found) if job and found else None
 
-    def drop(self, key: Key) -> None:
+    def drop(self, key: Key, uid: str) -> None:
         """Forget an attempt whose Job was deleted."""
         with self._news:
-            self._jobs.pop(key, None)
-            self._refused.pop(key, None)
-            if not self._pods.get(key):
-                self._pods.pop(key, None)
-                self._observed.pop(key, None)
+            self._attempts.drop(key, uid)
 
-    # -- following one resource
+    def _check(self, patience: float) -> None:
+        self._news.wait_for(lambda: self._jobs.done and self._pods.done, patience)
+        if not (self._jobs.done and self._pods.done):
+            raise Unreachable("the cluster's API server does not answer")
+        silence = time.monotonic() - min(self._jobs.heard, self._pods.heard)
+        if silence > _SILENT:
+            raise Unreachable(f"the cluster's API server has not been heard of for {silence:.0f} s")
 
-    def _follow(self, path: str, query: dict[str, str], note: Callable[[str, Document], None]) -> None:
-        pause = 0.0
-        while not self._closed.wait(pause):
-            try:
-                version = self._list(path, query, note)
-                pause = 0.0
-                self._watch(path, query, note, version)
-            except Refused as error:
-                pause = 0.0 if error.status == _GONE else _longer(pause, error.retry_after)
-                log.log(logging.INFO if error.status == _GONE else logging.WARNING, "%s: %s", path, error)
-            except Unreachable as error:
-                pause = _longer(pause)
-                if not self._closed.is_set():
-                    log.warning("%s: %s; asked again in %.1f s", path, error, pause)
-            except Exception:  # one document that we cannot read must not end the news of all others
-                pause = _longer(pause)
-                log.exception("%s could not be followed", path)
+    def _more_pods(self) -> None:
+        self._pods.want()
 
-    def _list(self, path: str, query: dict[str, str], note: Callable[[str, Document], None]) -> str:
-        present = set()
-        version = ""
-        for page in self._cluster.pages(path, **query):
-            version = page["metadata"]["resourceVersion"]
-            for document in page["items"]:
-                present.add(document["metadata"]["uid"])
-                note("MODIFIED", document)
-        with self._news:
-            self._missing(note, present)
-            self._heard[path] = time.monotonic()
-            self._tell()
-        return version
 
-    def _watch(
-        self, path: str, query: dict[str, str], note: Callable[[str, Document], None], version: str
+class Attempts:
+    """Jobs, pods and refusals → one observation for each attempt. No thread, no I/O.
+
+    ``begun`` says the number of the last list of pods that was asked for, ``want`` has another, and ``tell``
+    is called when there is something to see.
+    """
+
+    def __init__(
+        self,
+        begun: Callable[[], int],
+        want: Callable[[], None],
+        tell: Callable[[], None],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        until = time.monotonic() + self._relist
-        while (left := until - time.monotonic()) > 0 and not self._closed.is_set():
-            for kind, document in self._cluster.watch(path, version, max(1, int(left)), **query):
-                version = document["metadata"]["resourceVersion"]
-                self._heard[path] = time.monotonic()
-                if kind != "BOOKMARK":
-                    note(kind, document)
+        self._begun = begun
+        self._want = want
+        self.tell = tell
+        self._monotonic = monotonic
+        self.observed: dict[Key, Observation] = {}
+        self.changes = 0
+        """Counts what became other in ``observed``."""
+        self.jobs = _Jobs(self)
+        self.pods = _Pods(self)
+        self.refusals = _Refusals(self)
+        self._doubts: dict[Key, int] = {}  # ended Jobs without pods → the last list of pods asked for before
+        self._ghosts: dict[Key, float] = {}  # Jobs that are gone → since when
 
-    # -- what was said of one document
+    def job(self, key: Key) -> seen.Job | None:
+        """The Job of an attempt; also one that is gone, until its end can have been noted."""
+        return self.jobs.by_key.get(key)
 
-    def _job(self, kind: str, document: Document) -> None:
+    def drop(self, key: Key, uid: str) -> None:
+        """Our own deletion of this Job: nothing that is still said of it is news."""
+        job = self.jobs.by_key.get(key)
+        if job is not None and job.uid == uid:
+            self.jobs.leave(key)
+            if self.jobs.knows(uid):
+                self.jobs.dropped.add(uid)
+            self.pods.leave(key)
+        self.diagnose(key)
+
+    def ghost(self, key: Key) -> None:
+        """The Job of this attempt is gone, and not by us: its pods are still to be seen to their end."""
+        self.jobs.by_key[key] = replace(self.jobs.by_key[key], over="Failed", why=_DELETED)
+        self._ghosts.setdefault(key, self._monotonic())
+        self.diagnose(key)
+
+    def lay(self, patience: float) -> None:
+        """Let go of Jobs that were gone for so long that whoever wanted to note it has."""
+        for key, since in list(self._ghosts.items()):
+            job = self.jobs.by_key.get(key)
+            if job is None or job.why != _DELETED:
+                del self._ghosts[key]
+            elif self._monotonic() - since > patience and not self.pods.living(key):
+                del self._ghosts[key]
+                self.jobs.leave(key)
+                self.pods.leave(key)
+                self.diagnose(key)
+
+    def settle(self, done: int) -> None:
+        """List ``done`` of the pods is told: say what was in doubt before it was asked for."""
+        for key in [key for key, asked in self._doubts.items() if asked < done]:
+            self.diagnose(key, done)
+
+    def diagnose(self, key: Key, pods_listed: int = 0) -> None:
+        """Say anew what is to be said of an attempt."""
+        job = self.jobs.by_key.get(key)
+        if job is None:
+            self._doubts.pop(key, None)
+            if self.observed.pop(key, None) is not None:
+                self._count()
+            return
+        pods = self.pods.of(key)
+        found = diagnose(job, pods, self.refusals.why(job.uid))
+        if pods or found.state is not State.LOST:
+            self._doubts.pop(key, None)
+        elif self._doubts.setdefault(key, self._begun()) >= pods_listed:
+            # The Job's end may be known before its pod is: pods are followed apart.
+            self._want()
+            found = self.observed.get(key) or Observation(*key, State.FINISHING, "looking for its pod")
+        else:
+            self._doubts[key] = -1  # settled, for as long as nothing else is said
+        if self.observed.get(key) != found:
+            self.observed[key] = found
+            self._count()
+
+    def _count(self) -> None:
+        self.changes += 1
+        self.tell()
+
+
+class _Jobs:
+    """The Jobs, by attempt."""
+
+    def __init__(self, attempts: Attempts) -> None:
+        self._attempts = attempts
+        self._keys: dict[str, Key] = {}  # by uid, of all that the cluster has
+        self.by_key: dict[Key, seen.Job] = {}
+        self.dropped: set[str] = set()  # uids that we deleted and that the cluster still tells of
+
+    def knows(self, uid: str) -> bool:
+        """Whether the cluster still has it, as far as it said."""
+        return uid in self._keys
+
+    def leave(self, key: Key) -> None:
+        """Keep nothing of this attempt's Job."""
+        self.by_key.pop(key, None)
+
+    def changed(self, document: Document) -> None:
+        """A Job is new, or other than it was."""
+        job = seen.job(document)
+        key = job.job_id, job.attempt
+        self._keys[job.uid] = key
+        if job.uid not in self.dropped:
+            self.by_key[key] = job
+            self._attempts.diagnose(key)
+
+    def removed(self, uid: str, last: Document | None) -> None:
+        """A Job is gone: by us, or by somebody."""
+        key = self._keys.pop(uid, None)
+        if uid in self.dropped:
+            self.dropped.discard(uid)
+        elif key is not None and (job := self.by_key.get(key)) is not None and job.uid == uid:
+            self._attempts.ghost(key)
+
+    def listed(self, number: int) -> None:
+        """All Jobs are told."""
+        self._attempts.lay(_PATIENCE)
+        self._attempts.refusals.only({job.uid for job in self.by_key.values()})
+        self._attempts.tell()
+
+
+class _Pods:
+    """The pods, by attempt. One that has ended is kept after its deletion for as long as its Job is known."""
+
+    def __init__(self, attempts: Attempts) -> None:
+        self._attempts = attempts
+        self._keys: dict[str, Key] = {}  # by uid, of all that the cluster has
+        self._by_key: dict[Key, dict[str, seen.Pod]] = {}
+
+    def of(self, key: Key) -> list[seen.Pod]:
+        """The pods of an attempt."""
+        return list(self._by_key.get(key, {}).values())
+
+    def living(self, key: Key) -> bool:
+        """Whether a pod of this attempt has not ended."""
+        return any(not pod.over for pod in self.of(key))
+
+    def leave(self, key: Key) -> None:
+        """Keep nothing of this attempt but what the cluster has."""
+        pods = self._by_key.get(key, {})
+        self._keep(key, {uid: pod for uid, pod in pods.items() if uid in self._keys})
+
+    def changed(self, document: Document) -> None:
+        """A pod is new, or other than it was."""
         key = seen.key(document)
+        if key is not None:
+            pod = seen.pod(document)
+            self._keys[pod.uid] = key
+            self._by_key.setdefault(key, {})[pod.uid] = pod
+            self._attempts.diagnose(key)
+
+    def removed(self, uid: str, last: Document | None) -> None:
+        """A pod is gone; its end may come with this very word."""
+        key = self._keys.pop(uid, None)
         if key is None:
             return
-        with self._news:
-            if kind == "DELETED":
-                self._job_gone(key, document["metadata"]["uid"])
-            else:
-                self._jobs[key] = seen.job(document)
-            self._diagnose(key)
+        pods = dict(self._by_key.get(key, {}))
+        if last is not None:
+            pods[uid] = seen.pod(last)
+        if uid in pods and not (pods[uid].over and self._attempts.job(key)):
+            del pods[uid]
+        self._keep(key, pods)
+        self._attempts.diagnose(key)
 
-    def _job_gone(self, key: Key, uid: str) -> None:
-        # By us, after its end was recorded, or by somebody: then its pods are still to be seen to their end.
-        last = self._jobs.get(key)
-        if last is not None and last.uid == uid:
-            self._jobs[key] = replace(last, over="Failed", why="the Job was deleted")
+    def listed(self, number: int) -> None:
+        """All pods are told."""
+        self._attempts.settle(number)
+        self._attempts.tell()
 
-    def _pod(self, kind: str, document: Document) -> None:
-        key = seen.key(document)
-        if key is None:
-            return
-        uid = document["metadata"]["uid"]
-        with self._news:
-            pods = self._pods.setdefault(key, {})
-            if kind == "DELETED" and not seen.pod(document).over:
-                pods.pop(uid, None)  # its end was never seen
-            elif kind == "DELETED" and key not in self._jobs:
-                pods.pop(uid, None)
-            else:
-                pods[uid] = seen.pod(document)
-            if not pods:
-                del self._pods[key]
-            self._diagnose(key)
+    def _keep(self, key: Key, pods: dict[str, seen.Pod]) -> None:
+        if pods:
+            self._by_key[key] = pods
+        else:
+            self._by_key.pop(key, None)
 
-    def _event(self, kind: str, document: Document) -> None:
+
+class _Refusals:
+    """Why the cluster makes no pods, by the uid of the Job. An event may come before the Job does."""
+
+    def __init__(self, attempts: Attempts) -> None:
+        self._attempts = attempts
+        self._uids: dict[str, str] = {}  # event → Job
+        self._why: dict[str, str] = {}
+        self._unknown: set[str] = set()  # of Jobs that were not known when Jobs were last listed
+
+    def why(self, uid: str) -> str:
+        """Why this Job gets no pod, '' when nothing is known."""
+        return self._why.get(uid, "")
+
+    def only(self, jobs: set[str]) -> None:
+        """Keep nothing of Jobs other than these, but what is as new as they may be."""
+        unknown = self._why.keys() - jobs
+        for uid in unknown & self._unknown:
+            del self._why[uid]
+        self._unknown = unknown
+
+    def changed(self, document: Document) -> None:
+        """An event is new, or was counted once more."""
         about = document.get("involvedObject") or {}
         key = manifest.attempt_of(about.get("name") or "")
-        with self._news:
-            job = self._jobs.get(key) if key else None
-            if key is None or job is None or job.uid != about.get("uid"):
-                return
-            if kind == "DELETED":
-                self._refused.pop(key, None)
-            else:
-                self._refused[key] = str(document.get("message") or "")
-            self._diagnose(key)
+        if key is not None:
+            uid = str(about.get("uid"))
+            self._uids[document["metadata"]["uid"]] = uid
+            self._why[uid] = str(document.get("message") or "")
+            self._attempts.diagnose(key)
 
-    def _missing(self, note: Callable[[str, Document], None], present: set[str]) -> None:
-        if note == self._job:
-            for key, job in list(self._jobs.items()):
-                if job.uid not in present and job.why != "the Job was deleted":
-                    self._job_gone(key, job.uid)
-                    self._diagnose(key)
-        elif note == self._pod:
-            for key, pods in list(self._pods.items()):
-                for uid in [uid for uid, pod in pods.items() if uid not in present and not pod.over]:
-                    del pods[uid]
-                if not pods or key not in self._jobs:
-                    self._pods.pop(key, None)
-                self._diagnose(key)
+    def removed(self, uid: str, last: Document | None) -> None:
+        """An event has become too old."""
+        job = self._uids.pop(uid, "")
+        self._why.pop(job, None)
 
-    def _diagnose(self, key: Key) -> None:
-        job = self._jobs.get(key)
-        if job is None:
-            self._observed.pop(key, None)
-        else:
-            pods = list(self._pods.get(key, {}).values())
-            self._observed[key] = diagnose(job, pods, self._refused.get(key, ""))
-        self._tell()
-
-    def _tell(self) -> None:
-        self._count += 1
-        self._news.notify_all()
-
-
-def _longer(pause: float, at_least: float | None = None) -> float:
-    """Twice as long, with jitter, at most half a minute."""
-    return max(at_least or 0.0, min(30.0, max(0.2, 2 * pause)) * random.uniform(0.75, 1.25))
+    def listed(self, number: int) -> None:
+        """Nothing follows from what has no event."""

@@ -14,7 +14,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable
 
-from runners.base import Busy, Observation, Unrunnable, no_doubt
+from runners.base import Busy, Observation, State, Unreachable, Unrunnable, no_doubt
 from runners.kubernetes import manifest, seen
 from runners.kubernetes.cluster import Cluster, Document, Refused
 from runners.kubernetes.manifest import PodSettings
@@ -23,6 +23,7 @@ from uws_server.domain.runspec import RunSpec
 
 _CONFLICT, _NOT_FOUND, _FORBIDDEN = 409, 404, 403
 _INVALID = (400, 413, 422)
+_TRIES = 3
 
 
 class KubernetesRunner:
@@ -41,7 +42,7 @@ class KubernetesRunner:
     ) -> None:
         """Create the attempt's Job, unless it is there.
 
-        :raises Busy: the API server takes none just now, or a quota is reached.
+        :raises Busy: the API server takes none just now, or does not say, or a quota is reached.
         :raises Unrunnable: it never will take this one.
         """
         try:
@@ -49,6 +50,13 @@ class KubernetesRunner:
         except ValueError as error:
             raise Unrunnable(str(error)) from error
         confirm()
+        try:
+            self._create(spec, document)
+        except Unreachable as error:
+            # Should it have been created all the same, the watcher sees it, or the next try finds it.
+            raise Busy(str(error)) from error
+
+    def _create(self, spec: RunSpec, document: Document) -> None:
         try:
             self._cluster.call("POST", self._jobs, document)
         except Refused as error:
@@ -62,9 +70,15 @@ class KubernetesRunner:
     def _adopt(self, spec: RunSpec) -> None:
         """See that the Job of this name is this attempt's.
 
+        :raises Busy: it is on its way out.
         :raises Unrunnable: it is somebody else's.
         """
-        found = self._cluster.call("GET", self._path(spec.job_id, spec.attempt))
+        try:
+            found = self._cluster.call("GET", self._path(spec.job_id, spec.attempt))
+        except Refused as error:
+            raise Busy(f"the cluster does not show the job's former Job: {error}") from error
+        if "deletionTimestamp" in found["metadata"]:
+            raise Busy("the job's former Job in the cluster is being deleted")
         labels = found["metadata"].get("labels") or {}
         ours = labels.get(manifest.INSTANCE) == self._settings.instance
         if not ours or seen.key(found) != (spec.job_id, spec.attempt):
@@ -110,23 +124,53 @@ class KubernetesRunner:
             self.stop(job_id, attempt)  # somebody has started it in between
 
     def forget(self, job_id: str, attempt: int) -> None:
-        """Delete the Job that was seen to its end, and no other of its name."""
+        """Delete the Job that was seen to its end, and no other of its name.
+
+        :raises ValueError: the attempt has not ended.
+        :raises Unreachable: the API server has not answered for a while.
+        """
         mirror = self._following()
-        job = mirror.job((job_id, attempt))
-        if job is None:
+        key = job_id, attempt
+        found = mirror.job(key)
+        if found is None:
             return
-        options: Document = {
-            "kind": "DeleteOptions",
-            "apiVersion": "v1",
-            "propagationPolicy": "Background",
-            "preconditions": {"uid": job.uid},
-        }
-        try:
-            self._cluster.call("DELETE", self._path(job_id, attempt), options)
-        except Refused as error:
-            if error.status not in (_NOT_FOUND, _CONFLICT):
+        job, seen_so = found
+        if seen_so.state not in (State.ENDED, State.LOST):
+            raise ValueError(f"attempt {attempt} of job {job_id} has not ended")
+        if self._delete(self._path(*key), job.uid, job.version):
+            mirror.drop(key, job.uid)
+
+    def _delete(self, path: str, uid: str, version: str) -> bool:
+        """Delete a Job as it was last seen; where it has changed since, as it is seen now.
+
+        :return: whether there is no such Job any more; if not, it is to be tried again.
+        """
+        for _ in range(_TRIES):
+            options: Document = {
+                "kind": "DeleteOptions",
+                "apiVersion": "v1",
+                "propagationPolicy": "Background",
+                "preconditions": {"uid": uid, "resourceVersion": version},
+            }
+            try:
+                self._cluster.call("DELETE", path, options)
+            except Refused as error:
+                if error.status == _NOT_FOUND:
+                    return True
+                if error.status != _CONFLICT:
+                    raise
+            else:
+                return True
+            try:
+                meta = self._cluster.call("GET", path)["metadata"]
+            except Refused as error:
+                if error.status == _NOT_FOUND:
+                    return True
                 raise
-        mirror.drop((job_id, attempt))
+            if meta["uid"] != uid:
+                return True
+            version = meta["resourceVersion"]
+        return False
 
     def close(self) -> None:
         """Let go of all connections."""
