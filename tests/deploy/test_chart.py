@@ -6,8 +6,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,8 @@ from runners.kubernetes.manifest import PodSettings
 from runners.kubernetes.runner import KubernetesRunner
 from tests.cluster.cluster import Cluster
 from tests.cluster.node import until
-from tests.deploy.helm import CHART, VALUES, helm, lint, objects, only, pod_specs, refusal, template
+from tests.deploy.helm import CHART, VALUES, lint, objects, only, pod_specs, refusal, template
+from tests.deploy.release import Release, released
 from uws_server import __version__
 from uws_server.config import load
 from uws_server.domain.runspec import RunSpec
@@ -201,49 +200,6 @@ def test_what_cannot_work_is_refused_in_words(words: str, sentence: str) -> None
 # ---- in a cluster ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    """The chart, installed; its images are not there."""
-
-    cluster: Cluster
-    namespace: str
-
-    @property
-    def jobs(self) -> str:
-        return f"{self.namespace}-jobs"
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        place = (f"--kubeconfig={self.cluster.kubeconfig}", f"--namespace={self.namespace}")
-        values = (f"--values={VALUES / 'least.yaml'}", f"--set=jobs.namespace={self.jobs}")
-        return ("uws", str(CHART), *place, *values)
-
-    def install(self) -> None:
-        helm("install", *self.words)
-
-    def upgrade(self) -> None:
-        helm("upgrade", *self.words)
-
-    def uninstall(self) -> None:
-        helm("uninstall", "uws", f"--kubeconfig={self.cluster.kubeconfig}", f"--namespace={self.namespace}")
-
-    def secret(self, name: str) -> dict[str, str]:
-        data: dict[str, str] = self.cluster.get("-n", self.namespace, "secret", name)["data"]
-        return data
-
-
-@contextmanager
-def released(cluster: Cluster) -> Iterator[Release]:
-    """The chart in a namespace that refuses pods which are not restricted."""
-    with cluster.namespace({"pod-security.kubernetes.io/enforce": "restricted"}) as namespace:
-        release = Release(cluster, namespace)
-        release.install()
-        try:
-            yield release
-        finally:
-            cluster.kubectl("delete", "namespace", release.jobs, "--wait=false")
-
-
 @pytest.fixture(scope="module")
 def release(cluster: Cluster) -> Iterator[Release]:
     with released(cluster) as release:
@@ -308,7 +264,7 @@ MAY: dict[str, dict[str, set[str]]] = {
     "start": {"jobs.batch": {"create", "get"}},
     "stop": {"jobs.batch": {"create", "patch"}},
     "watch": {
-        "jobs.batch": {"create", "delete", "list", "patch", "watch"},
+        "jobs.batch": {"create", "delete", "get", "list", "patch", "watch"},
         "pods": {"list", "watch"},
         "events": {"list", "watch"},
     },

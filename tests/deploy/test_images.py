@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import hashlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,12 +22,13 @@ import pytest
 from tests.cluster.node import until
 from tests.cluster.programs import install_debian_packages
 from tests.deploy import stand_in
-from tests.deploy.docker_engine import Engine, running
+from tests.deploy.docker_engine import PROGRAM, Engine, running
 from tests.deploy.dockerfiles import copy_code, dockerfile
 from tests.light_curves import write_light_curve
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ("agent", "notebook", "server")
+PACKAGES = ("job_templates", "runners", "uws_client", "uws_server")
 WITH_LIBRARIES = ("notebook", "server")
 USER = 10001
 SHUT = (
@@ -127,28 +130,44 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def built(request: pytest.FixtureRequest, engine: Engine) -> Callable[[str], str]:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is built from: the same for all builds, whoever edits meanwhile."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in (*PACKAGES, "deploy", "scripts"):
+        shutil.copytree(ROOT / name, copy / name)
+    shutil.copy(ROOT / ".dockerignore", copy)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def built(request: pytest.FixtureRequest, engine: Engine, checkout: Path) -> Callable[[str], str]:
     """Builds an image when it is first asked for; gives its name."""
     names: dict[str, str] = {}
 
     def name_of(image: str) -> str:
         if image not in names:
-            done = subprocess.run(
-                [ROOT / "scripts" / "images", "--tag", "test", image, "--", "--network", "host"],
-                env=engine.environment,
-                capture_output=True,
-                text=True,
-                timeout=900,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr[-5000:]
-            size = done.stdout.splitlines()[-1]
-            assert re.fullmatch(rf"images: uws-{image}:test: \d+ MB", size), size
+            size = build(checkout, engine, image, "test")
             tell(request, size)
             names[image] = f"uws-{image}:test"
         return names[image]
 
     return name_of
+
+
+def build(checkout: Path, engine: Engine, image: str, tag: str, *options: str) -> str:
+    """Build an image as anybody would; what the script says of it in the end."""
+    done = subprocess.run(
+        [checkout / "scripts" / "images", "--tag", tag, image, "--", "--network", "host", *options],
+        env=engine.environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    size = done.stdout.splitlines()[-1]
+    assert re.fullmatch(rf"images: uws-{image}:{tag}: \d+ MB", size), size
+    return size
 
 
 def tell(request: pytest.FixtureRequest, sentence: str) -> None:
@@ -194,6 +213,25 @@ def test_an_image_names_its_user_and_has_no_compiler(
     assert [Path(line).name for line in found.stdout.split()] == ["python3"]
 
 
+@images_timeout
+def test_a_build_sees_our_packages_and_the_locks_and_nothing_else_of_the_checkout(engine: Engine) -> None:
+    look = f"FROM {stand_in.NAME}\nCOPY . /seen\n"
+    command = [PROGRAM, "build", "--network", "none", "--tag", "seen:test", "--file", "-", str(ROOT)]
+    subprocess.run(
+        command,
+        input=look.encode(),
+        env=engine.environment | {"DOCKER_BUILDKIT": "1"},
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    listed = engine.docker("run", "--rm", *SHUT, "seen:test", "find", "/seen", "-type", "f").stdout
+    seen = [Path(line).relative_to("/seen") for line in listed.split("\n") if line]
+    assert {path.parts[0] for path in seen} == {*PACKAGES, "deploy"}
+    assert {path.parts[1] for path in seen if path.parts[0] == "deploy"} == {"images", "locks"}
+    assert not [path for path in seen if path.suffix == ".pyc"]
+
+
 @pytest.mark.long
 @images_timeout
 @pytest.mark.covers("4:image-locks")
@@ -205,6 +243,39 @@ def test_an_image_holds_what_its_lock_says(engine: Engine, built: Callable[[str]
     locked = {pin.lower().replace(".", "-") for pin in pins(f"image-{image}")}
     assert len(there) > 40
     assert there <= locked, there - locked
+
+
+@pytest.mark.long
+@images_timeout
+@pytest.mark.covers("4:image-locks")
+@pytest.mark.parametrize("image", IMAGES)
+def test_built_again_an_image_holds_the_same_files(
+    checkout: Path, engine: Engine, built: Callable[[str], str], image: str
+) -> None:
+    first = files_of(engine, built(image))
+    build(checkout, engine, image, "again", "--no-cache")
+    again = files_of(engine, f"uws-{image}:again")
+    assert {path for path in first.keys() | again.keys() if first.get(path) != again.get(path)} == set()
+    assert f"opt/uws/{'' if image == 'agent' else 'code/'}runners/__init__.py" in first
+
+
+def files_of(engine: Engine, image: str) -> dict[str, str]:
+    """Every file of an image: its path, and a digest of content, mode and owner."""
+    identity = engine.docker("create", "--network", "none", image).stdout.strip()
+    found = {}
+    with subprocess.Popen(
+        [PROGRAM, "export", identity], env=engine.environment, stdout=subprocess.PIPE
+    ) as export:
+        with tarfile.open(fileobj=export.stdout, mode="r|") as tar:
+            for entry in tar:
+                told = hashlib.sha256(f"{entry.mode} {entry.uid} {entry.gid} {entry.linkname}".encode())
+                content = tar.extractfile(entry) if entry.isfile() else None
+                if content is not None:
+                    told.update(content.read())
+                found[entry.name] = told.hexdigest()
+        assert export.wait(60) == 0
+    engine.docker("rm", identity)
+    return found
 
 
 @images_timeout
@@ -327,4 +398,5 @@ def test_web_worker_and_watcher_run_a_job_from_containers_of_their_image(
             "script=@/var/lib/uws/hello.sh",
         )
         assert said.returncode == 0, said.stderr + engine.docker("logs", worker).stderr
+        engine.docker("exec", worker, "python3", "-c", EVERY_MODULE, "runners.kubernetes")
         assert client("logs", said.stdout.split()[0]).stdout == "hello\n"
