@@ -236,3 +236,7 @@ def s3_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
             return running[name]
 
         yield server_of
+
+
+if __name__ == "__main__":  # before the tests, for a test may not take as long
+    print(_versitygw())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -57,6 +58,8 @@ class Program(click.Group):
                 raise
             what = error.filename or "what was to be printed"
             click.echo(f"uws-job: {what} cannot be written: {error.strerror or error}", err=True)
+            if not error.filename:  # else Python tries once more at its end, and that decides the exit code
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             ctx.exit(7)
         except KeyboardInterrupt:
             click.echo("\nuws-job: interrupted", err=True)

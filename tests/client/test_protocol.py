@@ -9,7 +9,7 @@ import pytest
 from tests.client.conftest import Asked, Reply, Standin, Time, job_xml
 from uws_client.connection import Connection
 from uws_client.documents import Phase
-from uws_client.errors import NotUws, Refused, Unfinished, Unreachable
+from uws_client.errors import NotUws, Refused, Unfinished, Unreachable, UwsError
 from uws_client.logs import Log
 from uws_client.protocol import FileValue, JobList, RemoteJob
 from uws_client.services import Server
@@ -295,7 +295,7 @@ def test_base_address_of_several_services(standin: Standin, connection: Connecti
     assert server.job_list("script").url == standin.url + "/uws/script/async"
     assert server.job("j1").url == standin.url + "/uws/script/async/j1"
     assert server.job("notebook/j9").url == standin.url + "/uws/notebook/async/j9"
-    with pytest.raises(NotUws, match="name one of: notebook, script"):
+    with pytest.raises(UwsError, match="name one of: notebook, script"):
         server.job_list()
     with pytest.raises(Refused, match=r"no service of .* has a job 'j2'"):
         server.job("j2")
@@ -308,7 +308,7 @@ def test_job_list_of_any_name_and_the_base_of_a_tap_service(standin: Standin, co
     standin.on("GET", "/tap/async", LIST)
     assert Server(standin.url + "/tap", connection).job_list().url == standin.url + "/tap/async"
     assert Server(standin.url + "/x/async", connection).job_list().url == standin.url + "/x/async"
-    with pytest.raises(NotUws, match="is one job list"):
+    with pytest.raises(UwsError, match="is one job list"):
         Server(standin.url + "/tap/async", connection).job_list("notebook")
     with pytest.raises(NotUws, match="no UWS job list"):
         Server(standin.url + "/", connection).job_list()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,10 @@ class Layout:
     def prefix(self) -> str:
         """How every network card and control group of this cluster begins."""
         return f"uwsk{self.number}"
+
+    def has_cards(self) -> bool:
+        """Whether this machine has network cards of this cluster."""
+        return any(name.startswith(f"{self.prefix}-") for _, name in socket.if_nameindex())
 
     def _net(self, part: int) -> str:
         return f"10.250.{16 * self.number + part}"

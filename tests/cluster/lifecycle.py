@@ -55,7 +55,9 @@ def up(name: str, nodes: int = 1, until_end_of: int | None = None) -> Cluster:
 
 def _new(name: str, nodes: int, until_end_of: int | None) -> Cluster:
     taken = {layout.number for layout in clusters()}
-    layout = next((Layout(number) for number in CLUSTERS if number not in taken), None)
+    free = (Layout(number) for number in CLUSTERS if number not in taken)
+    # A container that shares this machine's network may have one whose state is not in our sight.
+    layout = next((one for one in free if not one.has_cards()), None)
     if layout is None:
         raise Failed(f"{len(CLUSTERS)} clusters are up already")
     try:
