@@ -12,23 +12,21 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cluster.node import until
-from tests.cluster.programs import install_debian_packages
 from tests.deploy import stand_in
-from tests.deploy.docker_engine import PROGRAM, Engine, running
+from tests.deploy.building import PACKAGES, build
+from tests.deploy.docker_engine import PROGRAM, Engine
 from tests.deploy.dockerfiles import copy_code, dockerfile
 from tests.light_curves import write_light_curve
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ("agent", "notebook", "server")
-PACKAGES = ("job_templates", "runners", "uws_client", "uws_server")
 WITH_LIBRARIES = ("notebook", "server")
 USER = 10001
 SHUT = (
@@ -120,63 +118,6 @@ def test_the_script_refuses_what_it_does_not_know(words: list[str]) -> None:
 # ---- the images --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """A Docker engine that has nothing but a stand-in for the base."""
-    install_debian_packages({"/usr/sbin/dockerd": "docker.io", "debootstrap": "debootstrap"})
-    with running() as engine:
-        tell(request, stand_in.give(engine))
-        yield engine
-
-
-@pytest.fixture(scope="session")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what is built from: the same for all builds, whoever edits meanwhile."""
-    copy = tmp_path_factory.mktemp("checkout")
-    for name in (*PACKAGES, "deploy", "scripts"):
-        shutil.copytree(ROOT / name, copy / name)
-    shutil.copy(ROOT / ".dockerignore", copy)
-    return copy
-
-
-@pytest.fixture(scope="session")
-def built(request: pytest.FixtureRequest, engine: Engine, checkout: Path) -> Callable[[str], str]:
-    """Builds an image when it is first asked for; gives its name."""
-    names: dict[str, str] = {}
-
-    def name_of(image: str) -> str:
-        if image not in names:
-            size = build(checkout, engine, image, "test")
-            tell(request, size)
-            names[image] = f"uws-{image}:test"
-        return names[image]
-
-    return name_of
-
-
-def build(checkout: Path, engine: Engine, image: str, tag: str, *options: str) -> str:
-    """Build an image as anybody would; what the script says of it in the end."""
-    done = subprocess.run(
-        [checkout / "scripts" / "images", "--tag", tag, image, "--", "--network", "host", *options],
-        env=engine.environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    size = done.stdout.splitlines()[-1]
-    assert re.fullmatch(rf"images: uws-{image}:{tag}: \d+ MB", size), size
-    return size
-
-
-def tell(request: pytest.FixtureRequest, sentence: str) -> None:
-    """Say something to whoever reads the run's output, also when all is well."""
-    capture: Any = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print(f"\n{sentence}", flush=True)
-
-
 @pytest.fixture
 def handed(tmp_path: Path) -> Callable[[str], Path]:
     """Makes a directory that belongs to the user of the images."""
@@ -253,6 +194,8 @@ def test_built_again_an_image_holds_the_same_files(
     checkout: Path, engine: Engine, built: Callable[[str], str], image: str
 ) -> None:
     first = files_of(engine, built(image))
+    for path in checkout.rglob("*"):
+        os.utime(path, (10**9, 10**9))  # as if it had been checked out at another time
     build(checkout, engine, image, "again", "--no-cache")
     again = files_of(engine, f"uws-{image}:again")
     assert {path for path in first.keys() | again.keys() if first.get(path) != again.get(path)} == set()
