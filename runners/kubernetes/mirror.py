@@ -125,6 +125,7 @@ class Attempts:
         self.refusals = _Refusals(self)
         self._doubts: dict[Key, int] = {}  # ended Jobs without pods → the last list of pods asked for before
         self._ghosts: dict[Key, float] = {}  # Jobs that are gone → since when
+        self._ended: dict[Key, str] = {}  # what was seen to its end → uid of its Job
 
     def job(self, key: Key) -> seen.Job | None:
         """The Job of an attempt; also one that is gone, until its end can have been noted."""
@@ -168,9 +169,12 @@ class Attempts:
         job = self.jobs.by_key.get(key)
         if job is None:
             self._doubts.pop(key, None)
+            self._ended.pop(key, None)
             if self.observed.pop(key, None) is not None:
                 self._count()
             return
+        if self._ended.get(key) == job.uid:
+            return  # how it ended stays, also when somebody asks afterwards to have it stopped
         pods = self.pods.of(key)
         found = diagnose(job, pods, self.refusals.why(job.uid))
         if pods or found.state is not State.LOST:
@@ -181,6 +185,8 @@ class Attempts:
             found = self.observed.get(key) or Observation(*key, State.FINISHING, "looking for its pod")
         else:
             self._doubts[key] = -1  # settled, for as long as nothing else is said
+        if found.state is State.ENDED:
+            self._ended[key] = job.uid
         if self.observed.get(key) != found:
             self.observed[key] = found
             self._count()
@@ -238,6 +244,7 @@ class _Pods:
         self._attempts = attempts
         self._keys: dict[str, Key] = {}  # by uid, of all that the cluster has
         self._by_key: dict[Key, dict[str, seen.Pod]] = {}
+        self._dropped: set[str] = set()  # uids of what the cluster still has of Jobs that we deleted
 
     def of(self, key: Key) -> list[seen.Pod]:
         """The pods of an attempt."""
@@ -248,14 +255,13 @@ class _Pods:
         return any(not pod.over for pod in self.of(key))
 
     def leave(self, key: Key) -> None:
-        """Keep nothing of this attempt but what the cluster has."""
-        pods = self._by_key.get(key, {})
-        self._keep(key, {uid: pod for uid, pod in pods.items() if uid in self._keys})
+        """Keep nothing of this attempt's pods: another Job of its name is not theirs."""
+        self._dropped.update(self._by_key.pop(key, {}).keys() & self._keys.keys())
 
     def changed(self, document: Document) -> None:
         """A pod is new, or other than it was."""
         key = seen.key(document)
-        if key is not None:
+        if key is not None and document["metadata"]["uid"] not in self._dropped:
             pod = seen.pod(document)
             self._keys[pod.uid] = key
             self._by_key.setdefault(key, {})[pod.uid] = pod
@@ -264,26 +270,22 @@ class _Pods:
     def removed(self, uid: str, last: Document | None) -> None:
         """A pod is gone; its end may come with this very word."""
         key = self._keys.pop(uid, None)
-        if key is None:
+        if key is None or uid in self._dropped:
+            self._dropped.discard(uid)
             return
-        pods = dict(self._by_key.get(key, {}))
+        pods = self._by_key.setdefault(key, {})
         if last is not None:
             pods[uid] = seen.pod(last)
         if uid in pods and not (pods[uid].over and self._attempts.job(key)):
             del pods[uid]
-        self._keep(key, pods)
+        if not pods:
+            del self._by_key[key]
         self._attempts.diagnose(key)
 
     def listed(self, number: int) -> None:
         """All pods are told."""
         self._attempts.settle(number)
         self._attempts.tell()
-
-    def _keep(self, key: Key, pods: dict[str, seen.Pod]) -> None:
-        if pods:
-            self._by_key[key] = pods
-        else:
-            self._by_key.pop(key, None)
 
 
 class _Refusals:

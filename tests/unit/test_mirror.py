@@ -331,8 +331,8 @@ class Told:
         """How much is kept in all."""
         of = self.attempts
         places: list[Any] = [
-            *(of.observed, of._doubts, of._ghosts, of.jobs._keys, of.jobs.by_key, of.jobs.dropped),
-            *(of.pods._keys, of.pods._by_key, of.refusals._uids, of.refusals._why),
+            *(of.observed, of._doubts, of._ghosts, of._ended, of.jobs._keys, of.jobs.by_key, of.jobs.dropped),
+            *(of.pods._keys, of.pods._by_key, of.pods._dropped, of.refusals._uids, of.refusals._why),
             *(order._known for order in self.orders.values()),
         ]
         return sum(len(place) for place in places)
@@ -364,6 +364,15 @@ def test_what_came_after_a_list_is_not_gone_because_the_list_has_it_not() -> Non
     told.event(JOBS, "ADDED", job(A, "j"), 11)
     told.end(JOBS, 10)
     assert told.state(A) is State.STAGING
+    assert told.attempts.jobs.knows("j")
+
+
+def test_a_watch_that_repeats_itself_brings_nothing_back() -> None:
+    told = Told()
+    told.event(JOBS, "ADDED", job(A, "j"), 5)
+    told.event(JOBS, "DELETED", job(A, "j"), 9)
+    told.event(JOBS, "ADDED", job(A, "j"), 5)
+    assert not told.attempts.jobs.knows("j")
 
 
 def test_a_job_made_again_under_the_same_name_is_another() -> None:
@@ -525,6 +534,8 @@ class Interleaving(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Once all is told, what is observed is what a mirror that begins now would observe."""
         fresh = Told()
+        for key in self.now[PODS].keys() - self.now[JOBS].keys():  # as the garbage collector does
+            self.happens(PODS, "DELETED", key, self.now[PODS][key][0])
         for kind in (JOBS, PODS):
             self.list_ends(kind)
             self.watch_tells(kind, len(self.history[kind]))
