@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kubernetes.config import ConfigException
 
@@ -62,7 +64,20 @@ def open_runner(settings: Settings, name: str) -> KubernetesRunner:
             runtime_class=said.runtime_class,
             pull_secret=said.pull_secret,
             node_selector=said.node_selector,
-            tolerations=said.tolerations,
+            tolerations=(*said.tolerations, *_patience(site.lost_after)),
         ),
         site.relist_seconds,
+    )
+
+
+def _patience(seconds: float) -> tuple[Mapping[str, Any], ...]:
+    """How long a pod stays whose node does not answer; a cluster's own word is five minutes."""
+    return tuple(
+        {
+            "key": f"node.kubernetes.io/{trouble}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": int(seconds),
+        }
+        for trouble in ("unreachable", "not-ready")
     )

@@ -22,6 +22,7 @@ Key = tuple[str, int]
 
 _SILENT = 12.0  # s; less than the watcher waits before it ends what seems to run too long
 _PATIENCE = 120.0  # s for which an attempt is told of whose Job is gone
+_OVERDUE = 30.0  # s beyond its grace after which a pod that is to end has a node that does not answer
 _MANAGER = "app.kubernetes.io/managed-by"
 _DELETED = "the Job was deleted"
 
@@ -116,7 +117,7 @@ class Attempts:
         self._begun = begun
         self._want = want
         self.tell = tell
-        self._monotonic = monotonic
+        self.monotonic = monotonic
         self.observed: dict[Key, Observation] = {}
         self.changes = 0
         """Counts what became other in ``observed``."""
@@ -144,7 +145,7 @@ class Attempts:
     def ghost(self, key: Key) -> None:
         """The Job of this attempt is gone, and not by us: its pods are still to be seen to their end."""
         self.jobs.by_key[key] = replace(self.jobs.by_key[key], over="Failed", why=_DELETED)
-        self._ghosts.setdefault(key, self._monotonic())
+        self._ghosts.setdefault(key, self.monotonic())
         self.diagnose(key)
 
     def lay(self, patience: float) -> None:
@@ -153,7 +154,7 @@ class Attempts:
             job = self.jobs.by_key.get(key)
             if job is None or job.why != _DELETED:
                 del self._ghosts[key]
-            elif self._monotonic() - since > patience and not self.pods.living(key):
+            elif self.monotonic() - since > patience and not self.pods.living(key):
                 del self._ghosts[key]
                 self.jobs.leave(key)
                 self.pods.leave(key)
@@ -167,7 +168,8 @@ class Attempts:
     def diagnose(self, key: Key, pods_listed: int = 0) -> None:
         """Say anew what is to be said of an attempt."""
         job = self.jobs.by_key.get(key)
-        if job is None:
+        if job is None or self.pods.overdue(key):
+            # What no node answers for is not known to the site, though the cluster tells of it for ever.
             self._doubts.pop(key, None)
             self._ended.pop(key, None)
             if self.observed.pop(key, None) is not None:
@@ -245,6 +247,7 @@ class _Pods:
         self._keys: dict[str, Key] = {}  # by uid, of all that the cluster has
         self._by_key: dict[Key, dict[str, seen.Pod]] = {}
         self._dropped: set[str] = set()  # uids of what the cluster still has of Jobs that we deleted
+        self._ends: dict[str, float] = {}  # by uid, of what is being deleted: when it must have ended
 
     def of(self, key: Key) -> list[seen.Pod]:
         """The pods of an attempt."""
@@ -253,6 +256,12 @@ class _Pods:
     def living(self, key: Key) -> bool:
         """Whether a pod of this attempt has not ended."""
         return any(not pod.over for pod in self.of(key))
+
+    def overdue(self, key: Key) -> bool:
+        """Whether a pod of this attempt is to have ended long ago, and nobody says that it has."""
+        now = self._attempts.monotonic()
+        pods = self._by_key.get(key, {}).items()
+        return any(not pod.over and now > self._ends.get(uid, now) for uid, pod in pods)
 
     def leave(self, key: Key) -> None:
         """Keep nothing of this attempt's pods: another Job of its name is not theirs."""
@@ -265,11 +274,16 @@ class _Pods:
             pod = seen.pod(document)
             self._keys[pod.uid] = key
             self._by_key.setdefault(key, {})[pod.uid] = pod
+            if pod.leaving:
+                # From now on, not from when the API server says: its clock is another.
+                grace = document["metadata"].get("deletionGracePeriodSeconds") or 0
+                self._ends.setdefault(pod.uid, self._attempts.monotonic() + grace + _OVERDUE)
             self._attempts.diagnose(key)
 
     def removed(self, uid: str, last: Document | None) -> None:
         """A pod is gone; its end may come with this very word."""
         key = self._keys.pop(uid, None)
+        self._ends.pop(uid, None)
         if key is None or uid in self._dropped:
             self._dropped.discard(uid)
             return
@@ -284,6 +298,9 @@ class _Pods:
 
     def listed(self, number: int) -> None:
         """All pods are told."""
+        now = self._attempts.monotonic()
+        for key in {self._keys[uid] for uid, end in self._ends.items() if now > end}:
+            self._attempts.diagnose(key)
         self._attempts.settle(number)
         self._attempts.tell()
 

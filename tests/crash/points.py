@@ -71,6 +71,7 @@ _OBJECTS = "uws_server.storage.file:FileStore"
 _APPLY = "uws_server.service.changes:Changes.apply"
 _QUEUE = "uws_server.queue.rq:RqQueue"
 _LOCAL = "runners.local.runner:LocalRunner"
+_CLUSTER = "runners.kubernetes.runner:KubernetesRunner"
 _AGENT = "runners.agent.door:Door"
 
 POINTS: dict[str, Point] = {
@@ -96,6 +97,8 @@ POINTS: dict[str, Point] = {
     "after start": Point("after", f"{_LOCAL}.start"),
     "before launched": Point("before", _APPLY, _events("Launched")),
     "after launched": Point("after", _APPLY, _events("Launched")),
+    "before post": Point("before", f"{_CLUSTER}._create"),
+    "after post": Point("after", f"{_CLUSTER}._create"),
     # the supervisor
     "supervisor before mark": Point("before", _WRITE, _file("started")),
     "supervisor after mark": Point("after", _WRITE, _file("started")),

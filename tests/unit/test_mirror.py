@@ -332,7 +332,14 @@ class Told:
         of = self.attempts
         places: list[Any] = [
             *(of.observed, of._doubts, of._ghosts, of._ended, of.jobs._keys, of.jobs.by_key, of.jobs.dropped),
-            *(of.pods._keys, of.pods._by_key, of.pods._dropped, of.refusals._uids, of.refusals._why),
+            *(
+                of.pods._keys,
+                of.pods._by_key,
+                of.pods._dropped,
+                of.pods._ends,
+                of.refusals._uids,
+                of.refusals._why,
+            ),
             *(order._known for order in self.orders.values()),
         ]
         return sum(len(place) for place in places)
@@ -438,6 +445,27 @@ def test_a_job_deleted_by_hand_is_told_as_lost_and_forgotten_after_a_while() -> 
     assert outcome is not None
     assert outcome.cause is Cause.LOST
     told.whole(JOBS, [], 10)
+    assert told.kept() == 0
+
+
+def test_a_pod_that_nobody_ends_is_no_longer_known_until_somebody_does() -> None:
+    """Its node does not answer: the cluster tells of it as running for ever."""
+    told = Told()
+    told.event(JOBS, "ADDED", job(A, "j"), 5)
+    told.event(PODS, "ADDED", pod(A, "p", "running"), 6)
+    leaving = pod(A, "p", "running")
+    leaving["metadata"] |= {"deletionTimestamp": "2026-11-21T10:00:30Z", "deletionGracePeriodSeconds": 30}
+    told.event(PODS, "MODIFIED", leaving, 7)
+    told.now = 59.0
+    told.whole(PODS, [(leaving, 7)], 8)
+    assert told.state(A) is State.RUNNING
+    told.now = 61.0
+    told.whole(PODS, [(leaving, 7)], 9)
+    assert told.state(A) is None
+    told.event(PODS, "DELETED", pod(A, "p", "ended", 143), 10)
+    assert told.state(A) in (State.ENDED, State.LOST)
+    told.attempts.drop(A, "j")
+    told.event(JOBS, "DELETED", job(A, "j"), 11)
     assert told.kept() == 0
 
 
