@@ -96,6 +96,43 @@ def pins(lock: str) -> set[str]:
     return set(re.findall(r"^(\S+==\S+)", text, re.MULTILINE))
 
 
+ONLY = """
+import importlib.machinery, importlib.metadata, sys
+locked = set(sys.argv[1].split())
+def known(names): return any(name.lower().replace("_", "-").replace(".", "-") in locked for name in names)
+absent = {top for top, names in importlib.metadata.packages_distributions().items() if not known(names)}
+absent -= {"job_templates", "runners", "uws_client", "uws_server"}
+class Blind(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, *rest):
+        return None if name.partition(".")[0] in absent else super().find_spec(name, *rest)
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Blind
+"""
+"""Makes Python blind for libraries that are not named in its argument."""
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        pytest.param("notebook", marks=pytest.mark.covers("4:image-notebook")),
+        pytest.param("server", marks=pytest.mark.covers("4:image-server")),
+    ],
+)
+def test_the_libraries_of_its_lock_are_all_that_an_image_needs(image: str, tmp_path: Path) -> None:
+    (imported,) = re.findall(r"^RUN python3 -c '([^']*)'", dockerfile(image), re.MULTILINE)
+    locked = " ".join(pin.partition("==")[0].replace(".", "-") for pin in pins(f"image-{image}"))
+    done = subprocess.run(
+        [sys.executable, "-c", ONLY + imported.replace("\\\n", ""), locked],
+        env=os.environ | {"HOME": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("image", IMAGES)
 def test_the_base_is_the_one_that_has_a_stand_in_and_no_file_names_a_registry(image: str) -> None:
     text = dockerfile(image)
