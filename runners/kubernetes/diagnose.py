@@ -8,6 +8,7 @@ kubelet cannot know. What user code could have written is never decisive.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,12 @@ from uws_server.domain.wire import FENCED, STAGE_IN_FAILED
 _SECOND = 1000
 
 _NO_IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+_ABOUT_PULLS = re.compile(
+    r'Back-off pulling image "[^"]*": |ErrImagePull: |rpc error: code = \w+ desc = '
+    r'|failed to (pull and unpack image|resolve reference) "[^"]*": '
+)
+_INVALID = " is invalid: "
+_OF_DISK = re.compile("ephemeral|emptydir", re.IGNORECASE)
 _NO_START = frozenset({"StartError", "ContainerCannotRun"})
 
 
@@ -57,6 +64,9 @@ def diagnose(job: Job, pods: Sequence[Pod], refused: str = "") -> Observation:
     pod = max(pods, key=lambda one: (one.created, one.uid))
     word = AgentsWord.read(pod.agent.message)
     if pod.over and all(one.over for one in pods):
+        if pod.disrupted and not (pod.node or job.over or job.stopping):
+            # It never began; the Job controller makes another, and does not count this one.
+            return Observation(job.job_id, job.attempt, State.STAGING, "waiting for another pod")
         return _ended(job, pod, word)
     if job.stopping:
         return Observation(job.job_id, job.attempt, State.FINISHING, "being stopped")
@@ -80,7 +90,7 @@ def waiting(job: Job, pod: Pod) -> str:
         return f"waiting for a node: {ending.clean(pod.unscheduled)}"
     for container, what in ((pod.main, f"the image {job.image}"), (pod.agent, "the agent's image")):
         if container.reason in _NO_IMAGE:
-            return ending.clean(f"{what} cannot be pulled: {container.message or container.reason}")
+            return ending.clean(f"{what} cannot be pulled: {_of_pull(container)}")
         if container.state == "waiting" and container.reason not in (
             "",
             "PodInitializing",
@@ -92,6 +102,12 @@ def waiting(job: Job, pod: Pod) -> str:
     if pod.main.reason == "ContainerCreating" or pod.agent.state != "running":
         return f"preparing on {pod.node}"
     return f"pulling the image on {pod.node}"
+
+
+def _of_pull(container: Container) -> str:
+    """Why an image cannot be pulled, without how often and by whom it was tried: the cause stands last."""
+    words = _ABOUT_PULLS.sub("", container.message)
+    return words or container.message or container.reason
 
 
 def _leaving(pod: Pod) -> str:
@@ -107,6 +123,9 @@ def _without_pod(job: Job, refused: str) -> Observation:
     if job.over:
         words = f"The job's pod is gone, and what became of it is not known ({job.why or job.over})."
         return Observation(*at, State.LOST, outcome=Outcome(Cause.LOST, words, transient=True))
+    if _INVALID in refused:  # its template never changes
+        words = f"The cluster refuses the job's pod: {refused.partition(_INVALID)[2]}"
+        return Observation(*at, State.ENDED, outcome=Outcome(Cause.REFUSED, ending.clean(words)))
     if refused:
         return Observation(*at, State.STAGING, ending.clean(f"the cluster makes no pod for it: {refused}"))
     reason = "waiting in the cluster's queue" if job.suspended else "waiting for a pod"
@@ -141,7 +160,7 @@ def _outcome(job: Job, pod: Pod, word: AgentsWord) -> Outcome:
     main, agent = pod.main, pod.agent
     if main.reason == "OOMKilled":
         return _of_code(job, main, word, out_of_memory=True)
-    if pod.reason == "Evicted" and ("ephemeral" in pod.message or "emptyDir" in pod.message.lower()):
+    if pod.reason == "Evicted" and (_OF_DISK.search(pod.message)):
         words = "wrote more to its disk than it asked for"
         return _of_code(job, main, word, disk_full=words)
     if job.stopping:
@@ -165,9 +184,8 @@ def _outcome(job: Job, pod: Pod, word: AgentsWord) -> Outcome:
     code = _of_code(job, main, word)
     if code.cause is Cause.SUCCEEDED and (agent.exit_code or word.stage_out):
         said = word.stage_out or _agent_failed(agent)
-        return Outcome(
-            Cause.STAGE_OUT, said, word.detail, main.exit_code, word.transient or not word.stage_out
-        )
+        transient = word.transient if word.stage_out else agent.reason != "OOMKilled"
+        return Outcome(Cause.STAGE_OUT, said, word.detail, main.exit_code, transient)
     return code
 
 

@@ -43,6 +43,12 @@ _LOGS = "/uws/logs"
 _WRAPPER = "/usr/local/bin/uws-wrapper"
 _SPARE = 64 * 1024**2  # bytes of disk for what is neither output nor log
 _LONGEST_NAME = 63  # of a label's value
+_UNITS = {"": 1} | {
+    f"{prefix}{end}": base**power
+    for end, base in (("", 1000), ("i", 1024))
+    for power, prefix in enumerate("kMGTPE" if base == 1000 else "KMGTPE", 1)
+}
+_QUANTITY = re.compile(rf"([0-9]+(?:\.[0-9]+)?)({'|'.join(_UNITS)})")
 _NAME = re.compile(r"uws-([0-9a-z]+)-([0-9]{1,6})")
 
 
@@ -151,11 +157,13 @@ def limits(main: Mapping[str, Any]) -> tuple[int, int]:
     memory = ((main.get("resources") or {}).get("limits") or {}).get("memory") or "0"
     words = main.get("command") or []
     duration = words[5] if len(words) > 6 and words[1] == "run" else "0"
-    return _number(memory), _number(duration)
+    return _bytes(memory), int(duration) if duration.isdigit() else 0
 
 
-def _number(text: str) -> int:
-    return int(text) if text.isdigit() else 0  # an admission webhook may have written it its own way
+def _bytes(text: str) -> int:
+    """A quantity of bytes: an admission webhook may have written it its own way."""
+    found = _QUANTITY.fullmatch(text)
+    return int(float(found[1]) * _UNITS[found[2]]) if found else 0
 
 
 def _labels(job_id: str, attempt: int, settings: PodSettings) -> dict[str, str]:
