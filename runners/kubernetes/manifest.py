@@ -33,6 +33,7 @@ MANAGED_BY = "uws-server"
 JOB = "uws-server/job"
 ATTEMPT = "uws-server/attempt"
 SERVICE = "uws-server/service"
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 INSTANCE = "app.kubernetes.io/instance"
 STOP = "uws-server/stop"
 """The annotation of a Job that is to end, or that is never to begin."""
@@ -97,7 +98,7 @@ def job(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> dic
 
     :raises ValueError: neither the job nor the site names an image.
     """
-    labels = {**_labels(spec.job_id, spec.attempt, settings), SERVICE: spec.service[:_LONGEST_NAME]}
+    ours = {**labels(spec.job_id, spec.attempt, settings), SERVICE: spec.service[:_LONGEST_NAME]}
     queue = {"kueue.x-k8s.io/queue-name": settings.queue} if settings.queue else {}
     return {
         "apiVersion": "batch/v1",
@@ -105,7 +106,7 @@ def job(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> dic
         "metadata": {
             "name": name(spec.job_id, spec.attempt),
             "namespace": settings.namespace,
-            "labels": {**labels, **queue},
+            "labels": {**ours, **queue},
         },
         "spec": {
             "backoffLimit": 0,
@@ -123,14 +124,14 @@ def job(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> dic
             # With a queue nothing starts before the queue admits it.
             **({"suspend": True} if settings.queue else {}),
             "ttlSecondsAfterFinished": settings.kept_seconds,
-            "template": {"metadata": {"labels": labels}, "spec": _pod(spec, settings, agent_url, token)},
+            "template": {"metadata": {"labels": ours}, "spec": _pod(spec, settings, agent_url, token)},
         },
     }
 
 
 def stone(job_id: str, attempt: int, settings: PodSettings) -> dict[str, Any]:
     """A Job that never makes a pod: it takes the name of an attempt that is never to begin."""
-    labels = _labels(job_id, attempt, settings)
+    ours = labels(job_id, attempt, settings)
     main = {"name": "main", "image": "none.invalid/none:0"}
     return {
         "apiVersion": "batch/v1",
@@ -138,14 +139,14 @@ def stone(job_id: str, attempt: int, settings: PodSettings) -> dict[str, Any]:
         "metadata": {
             "name": name(job_id, attempt),
             "namespace": settings.namespace,
-            "labels": labels,
+            "labels": ours,
             "annotations": {STOP: "true"},
         },
         "spec": {
             "suspend": True,
             "activeDeadlineSeconds": 1,  # were somebody to resume it
             "template": {
-                "metadata": {"labels": labels},
+                "metadata": {"labels": ours},
                 "spec": {"restartPolicy": "Never", "containers": [main]},
             },
         },
@@ -166,10 +167,11 @@ def _bytes(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2]]) if found else 0
 
 
-def _labels(job_id: str, attempt: int, settings: PodSettings) -> dict[str, str]:
+def labels(job_id: str, attempt: int, settings: PodSettings) -> dict[str, str]:
+    """By which the Job and the pods of an attempt are followed."""
     return {
         "app.kubernetes.io/name": "uws-job",
-        "app.kubernetes.io/managed-by": MANAGED_BY,
+        MANAGED_BY_LABEL: MANAGED_BY,
         INSTANCE: settings.instance,
         JOB: job_id.lower(),
         ATTEMPT: str(attempt),

@@ -23,7 +23,6 @@ Key = tuple[str, int]
 _SILENT = 12.0  # s; less than the watcher waits before it ends what seems to run too long
 _PATIENCE = 120.0  # s for which an attempt is told of whose Job is gone
 _OVERDUE = 30.0  # s beyond its grace after which a pod that is to end has a node that does not answer
-_MANAGER = "app.kubernetes.io/managed-by"
 _DELETED = "the Job was deleted"
 
 
@@ -36,7 +35,7 @@ class Mirror:
         self._news = threading.Condition(lock)
         self._told = 0
         self._attempts = Attempts(lambda: self._pods.begun, self._more_pods, self._news.notify_all)
-        ours = {"labelSelector": f"{manifest.INSTANCE}={instance},{_MANAGER}={manifest.MANAGED_BY}"}
+        ours = {"labelSelector": f"{manifest.INSTANCE}={instance},{manifest.MANAGED_BY_LABEL}={manifest.MANAGED_BY}"}
         refusals = {"fieldSelector": "reason=FailedCreate,involvedObject.kind=Job"}
         core, batch = f"/api/v1/namespaces/{namespace}", f"/apis/batch/v1/namespaces/{namespace}"
         of = self._attempts

@@ -24,6 +24,10 @@ from uws_server.domain.runspec import RunSpec
 _CONFLICT, _NOT_FOUND, _FORBIDDEN = 409, 404, 403
 _INVALID = (400, 413, 422)
 _TRIES = 3
+_RELABELLED = (
+    "The cluster changes the labels of Jobs, by which they are followed: "
+    "an admission webhook does so, which its operators have to mend."
+)
 
 
 class KubernetesRunner:
@@ -58,7 +62,7 @@ class KubernetesRunner:
 
     def _create(self, spec: RunSpec, document: Document) -> None:
         try:
-            self._cluster.call("POST", self._jobs, document)
+            made = self._cluster.call("POST", self._jobs, document)
         except Refused as error:
             if error.status == _CONFLICT and error.reason == "AlreadyExists":
                 self._adopt(spec)
@@ -66,6 +70,20 @@ class KubernetesRunner:
                 raise Unrunnable(f"the cluster does not take the job: {error}") from error
             else:  # 403 is a quota, as it is for rights that an operator may still give; 409, 429, 5xx pass
                 raise Busy(f"the cluster takes no job just now: {error}") from error
+        else:
+            if not self._followed(made, spec):
+                self.stop(spec.job_id, spec.attempt)
+                raise Unrunnable(_RELABELLED)
+
+    def _followed(self, found: Document, spec: RunSpec) -> bool:
+        """Whether a Job has the labels by which this attempt is followed."""
+        labels = found["metadata"].get("labels") or {}
+        ours = labels.get(manifest.INSTANCE) == self._settings.instance
+        return (
+            ours
+            and labels.get(manifest.MANAGED_BY_LABEL) == manifest.MANAGED_BY
+            and seen.key(found) == (spec.job_id, spec.attempt)
+        )
 
     def _adopt(self, spec: RunSpec) -> None:
         """See that the Job of this name is this attempt's.
@@ -79,9 +97,7 @@ class KubernetesRunner:
             raise Busy(f"the cluster does not show the job's former Job: {error}") from error
         if "deletionTimestamp" in found["metadata"]:
             raise Busy("the job's former Job in the cluster is being deleted")
-        labels = found["metadata"].get("labels") or {}
-        ours = labels.get(manifest.INSTANCE) == self._settings.instance
-        if not ours or seen.key(found) != (spec.job_id, spec.attempt):
+        if not self._followed(found, spec):
             raise Unrunnable(f"the cluster has a Job {found['metadata']['name']} that is not this server's")
 
     def observe(self) -> Iterable[Observation]:
@@ -98,7 +114,11 @@ class KubernetesRunner:
     def stop(self, job_id: str, attempt: int) -> None:
         """Have the Job's pods ended. A Job that has ended so never makes a pod again."""
         marked = {
-            "metadata": {"annotations": {manifest.STOP: "true"}},
+            "metadata": {
+                "annotations": {manifest.STOP: "true"},
+                # Should somebody have changed them, the watcher does not see it otherwise.
+                "labels": manifest.labels(job_id, attempt, self._settings),
+            },
             # The Job controller ends the pods with their grace, and the Job for good; 0 is taken for none.
             "spec": {"activeDeadlineSeconds": 1},
         }
