@@ -1,4 +1,4 @@
-"""What the cluster's own parts and ours do to jobs when they die, stop, or come late: nothing, or one attempt."""
+"""What our own parts and the cluster's cost when they die, stop or come late: nothing, or one attempt."""
 
 from __future__ import annotations
 
@@ -93,12 +93,12 @@ class Machinery(Site):
 
     @contextmanager
     def besides(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A process beside those of `up`, on the same data."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("UWS_")}
+        """A process beside those of `up`, in the same environment."""
+        given = Path(f"/proc/{self.up.roles()['watch']}/environ").read_bytes().decode()
         log = (self.data.parent / "besides.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", *words, "--data", str(self.data)],
-            env=clean | self.environment,
+            [sys.executable, "-m", *words],
+            env=dict(entry.split("=", 1) for entry in given.split("\0") if entry),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -147,7 +147,7 @@ class Machinery(Site):
         seen = self.ended(job, "COMPLETED", seconds)
         assert seen["attempt"] == attempts
         assert self.result(job, "stdout") == b"done\n"
-        self.clear(job, {number: 1 for number in range(1, attempts + 1)})
+        self.clear(job, dict.fromkeys(range(1, attempts + 1), 1))
 
     def held(self, **words: str) -> str:
         """A job that runs until it is let go."""
@@ -354,7 +354,7 @@ def test_every_process_is_killed_with_jobs_in_flight(site: Machinery) -> None:
 @pytest.mark.serial
 @pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.long)])
 def test_the_api_server_is_away(site: Machinery, seconds: float) -> None:
-    running, ending = site.held(TIME="20"), site.held()
+    running, ending = site.held(EXECUTIONDURATION="30"), site.held()
     site.runs(running)
     site.runs(ending)
     site.api_server(up=False)
@@ -381,7 +381,7 @@ def test_the_api_server_is_away(site: Machinery, seconds: float) -> None:
 @pytest.mark.long
 def test_the_api_server_is_slow(site: Machinery) -> None:
     node = site.cluster.node(1)
-    ending = site.held(TIME="20")
+    ending = site.held(EXECUTIONDURATION="30")
     site.runs(ending)
     site.let_go(ending)
     for _ in range(5):
