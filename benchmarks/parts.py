@@ -173,6 +173,11 @@ def memory(pids: list[int]) -> int:
     return total
 
 
+def children_with(pid: int, words: str) -> list[int]:
+    """Descendants of a process with these words in their command line."""
+    return [child for child in _descendants(pid) if words in _words(child)]
+
+
 def _words(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()

@@ -13,18 +13,26 @@ fsyncs each write cost for one creation and one read (`benchmarks/reference.py`)
 runs in turns with the server, so that ratios hold where absolute figures vary.
 """
 
+_HEADS = ("what", "measured", "aim", "")
+_KUBERNETES = """`scripts/bench --kubernetes {jobs}`, commit {commit}, {at}, {machine}, Python {python}.
+{jobs} Jobs run at once on nodes played by kwok, beside a real API server, scheduler and controllers on the same
+machine; the bench plays the agents through their own code (`benchmarks/kubernetes.py`).
+"""
+
 
 def text(figures: dict[str, Any]) -> str:
     """docs/performance.md."""
     parts = [
         _HEAD,
         f"Commit {figures['commit']}, {figures['at']}, {figures['machine']}, Python {figures['python']}.\n",
-        _table(("what", "measured", "aim", ""), list(_rows(figures))),
+        _table(_HEADS, list(_rows(figures))),
     ]
     if "throughput" in figures:
         parts += ["\n## Creations and reads, fsync on\n", _rates(figures["throughput"])]
     if "waits" in figures:
         parts += ["\n## WAIT\n", _waits(figures["waits"])]
+    if found := figures.get("kubernetes"):
+        parts += ["\n## A Kubernetes site\n", _KUBERNETES.format(**found), _table(_HEADS, _kubernetes(found))]
     return "\n".join(parts)
 
 
@@ -66,6 +74,29 @@ def _rows(figures: dict[str, Any]) -> list[tuple[str, ...]]:
         ):
             rows.append(_row(what, found[key], "ms"))
     return rows
+
+
+def _kubernetes(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        _row("watcher, memory", found["watcher_mib"], "MiB", most=500),
+        _row(
+            "watcher, nothing happens, a list of everything each minute",
+            found["watcher_cores_still"],
+            "cores",
+            most=1,
+        ),
+        _row(
+            f"watcher, {found['ended_per_s']} jobs end a second",
+            found["watcher_cores_ending"],
+            "cores",
+            most=1,
+        ),
+        _row("deciding pod event → phase, p50", found["phase_p50_ms"], "ms"),
+        _row("deciding pod event → phase, p99", found["phase_p99_ms"], "ms", most=1000),
+        _row("launches, one worker", found["launches_per_s"], "/s"),
+        _row("launches, a bare client of one connection", found["bare_launches_per_s"], "/s"),
+        _row("launches / bare client", found["launch_ratio"], "×", least=0.9),
+    ]
 
 
 def _row(
