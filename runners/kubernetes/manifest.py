@@ -178,6 +178,11 @@ def labels(job_id: str, attempt: int, settings: PodSettings) -> dict[str, str]:
     }
 
 
+def selector(instance: str) -> str:
+    """What selects the Jobs and pods of a server among others."""
+    return f"{INSTANCE}={instance},{MANAGED_BY_LABEL}={MANAGED_BY}"
+
+
 def _pod(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> dict[str, Any]:
     limits = spec.limits
     pod: dict[str, Any] = {

@@ -35,7 +35,7 @@ class Mirror:
         self._news = threading.Condition(lock)
         self._told = 0
         self._attempts = Attempts(lambda: self._pods.begun, self._more_pods, self._news.notify_all)
-        ours = {"labelSelector": f"{manifest.INSTANCE}={instance},{manifest.MANAGED_BY_LABEL}={manifest.MANAGED_BY}"}
+        ours = {"labelSelector": manifest.selector(instance)}
         refusals = {"fieldSelector": "reason=FailedCreate,involvedObject.kind=Job"}
         core, batch = f"/api/v1/namespaces/{namespace}", f"/apis/batch/v1/namespaces/{namespace}"
         of = self._attempts
