@@ -14,13 +14,13 @@ _LOOK = 0.05  # s, how often a thread looks whether it is to end
 
 
 class Gate:
-    """Forwards TCP to ``endpoint`` from a port of its own."""
+    """Forwards TCP to ``endpoint`` from a port of its own at the address ``host``."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, host: str = "127.0.0.1") -> None:
         self.lead_to(endpoint)
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self._listening = socket.create_server((host, 0), backlog=512)
         self._listening.settimeout(_LOOK)
-        self.endpoint = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.endpoint = f"http://{host}:{self._listening.getsockname()[1]}"
         self._open = threading.Event()
         self._open.set()
         self._ended = threading.Event()
@@ -101,9 +101,9 @@ def _close(*sockets: socket.socket) -> None:
 
 
 @contextmanager
-def gate(endpoint: str) -> Iterator[Gate]:
-    """A gate before a server."""
-    between = Gate(endpoint)
+def gate(endpoint: str, host: str = "127.0.0.1") -> Iterator[Gate]:
+    """A gate before a server; pods reach one at an address of their cluster."""
+    between = Gate(endpoint, host)
     try:
         yield between
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -153,7 +154,9 @@ class Site:
 
     def stored(self, job: str) -> list[Path]:
         """All objects of a job."""
-        return [path for path in (self.objects / "jobs" / id_of(job)).rglob("*") if path.is_file()]
+        # `walk` passes over directories that go meanwhile; `rglob` of Python 3.11 does not.
+        walked = os.walk(self.objects / "jobs" / id_of(job))
+        return [path for top, _, names in walked for name in names if (path := Path(top, name)).is_file()]
 
     def token(self, job: str, attempt: int = 1) -> bytes:
         """The token of one attempt."""
