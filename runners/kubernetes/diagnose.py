@@ -26,6 +26,7 @@ _ABOUT_PULLS = re.compile(
     r'|failed to (pull and unpack image|resolve reference) "[^"]*": '
 )
 _INVALID = " is invalid: "
+_OF_POD = re.compile('^Error creating: pods? "[^"]*" is forbidden: ')
 _OF_DISK = re.compile("ephemeral|emptydir", re.IGNORECASE)
 _NO_START = frozenset({"StartError", "ContainerCannotRun"})
 
@@ -127,7 +128,8 @@ def _without_pod(job: Job, refused: str) -> Observation:
         words = f"The cluster refuses the job's pod: {refused.partition(_INVALID)[2]}"
         return Observation(*at, State.ENDED, outcome=Outcome(Cause.REFUSED, ending.clean(words)))
     if refused:
-        return Observation(*at, State.STAGING, ending.clean(f"the cluster makes no pod for it: {refused}"))
+        words = _OF_POD.sub("", refused)  # its name is another one each time
+        return Observation(*at, State.STAGING, ending.clean(f"the cluster makes no pod for it: {words}"))
     reason = "waiting in the cluster's queue" if job.suspended else "waiting for a pod"
     return Observation(*at, State.STAGING, reason)
 

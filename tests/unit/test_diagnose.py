@@ -1,0 +1,185 @@
+"""What a cluster says of an attempt → what became of it, held against what a real cluster said.
+
+Each file of `tests/golden/pods`, made by `tests/kubernetes/record.py`, has the Jobs, pods and refusals of one
+attempt as they were sent; what follows from each stands in `seen.json`, which `UPDATE_GOLDEN=1` writes anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runners.base import Cause, Observation, State
+from runners.kubernetes import manifest, seen
+from runners.kubernetes.diagnose import AgentsWord, diagnose
+from runners.kubernetes.seen import Container, Job, Pod
+from uws_server.domain.wire import FENCED, STAGE_OUT_FAILED
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "pods"
+CASES = sorted(path.stem for path in GOLDEN.glob("*.jsonl"))
+SEEN = GOLDEN / "seen.json"
+pytestmark = pytest.mark.covers("4:diagnose")
+
+
+def heard(case: str) -> list[Observation]:
+    """What is observed after each piece of news, as often as it changes."""
+    job: Job | None = None
+    pods: dict[str, Pod] = {}
+    refused = ""
+    observed: list[Observation] = []
+    for line in (GOLDEN / f"{case}.jsonl").read_text().splitlines():
+        kind, document = json.loads(line)
+        uid = document["metadata"]["uid"]
+        if "involvedObject" in document:
+            refused = document["message"]
+        elif "template" in document["spec"]:
+            job = replace(seen.job(document), over="Failed") if kind == "DELETED" else seen.job(document)
+        elif kind == "DELETED" and not seen.pod(document).over:
+            del pods[uid]
+        else:
+            pods[uid] = seen.pod(document)
+        if job is not None:
+            observation = diagnose(job, list(pods.values()), refused)
+            if not observed or observed[-1] != observation:
+                observed.append(observation)
+    return observed
+
+
+def told(observation: Observation) -> dict[str, Any]:
+    """An observation in the words of `seen.json`."""
+    said: dict[str, Any] = {"state": observation.state.value}
+    said |= {"reason": observation.reason} if observation.reason else {}
+    said |= {"started": observation.started} if observation.started else {}
+    said |= {"ended": observation.ended} if observation.ended else {}
+    outcome = observation.outcome
+    if outcome is not None:
+        said |= {
+            "cause": outcome.cause.value,
+            "message": outcome.message,
+            "detail": outcome.detail,
+            "exit_code": outcome.exit_code,
+            "transient": outcome.transient,
+        }
+    return said
+
+
+def test_what_became_of_every_recorded_attempt_is_the_golden_word() -> None:
+    text = json.dumps({case: [told(one) for one in heard(case)] for case in CASES}, indent=1) + "\n"
+    if os.environ.get("UPDATE_GOLDEN"):
+        SEEN.write_text(text)
+    assert text == SEEN.read_text()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_attempt_never_goes_back_to_before_its_end(case: str) -> None:
+    states = [one.state for one in heard(case)]
+    over = [state in (State.ENDED, State.LOST) for state in states]
+    assert over == sorted(over)
+
+
+CAUSES = {
+    "agent-killed-at-the-end": (Cause.STAGE_OUT, True),
+    "completed": (Cause.SUCCEEDED, False),
+    "disk": (Cause.OUT_OF_DISK, False),
+    "disk-last": (Cause.OUT_OF_DISK, False),
+    "drained": (Cause.LOST, True),
+    "exit": (Cause.FAILED, False),
+    "memory": (Cause.OUT_OF_MEMORY, False),
+    "memory-of-a-child": (Cause.OUT_OF_MEMORY, False),
+    "no-input": (Cause.STAGE_IN, False),
+    "no-program": (Cause.FAILED, False),
+    "pod-deleted": (Cause.LOST, True),
+    "refused-pod": (Cause.REFUSED, False),
+    "stopped": (Cause.STOPPED, False),
+    "too-long": (Cause.TIMED_OUT, False),
+}
+
+
+@pytest.mark.parametrize("case", CAUSES)
+def test_the_cause_of_an_end(case: str) -> None:
+    outcome = next(one.outcome for one in heard(case) if one.outcome)
+    assert (outcome.cause, outcome.transient) == CAUSES[case]
+
+
+JOB = Job("j", 1, "u", "1", False, False, "", "", 64 * 1024**2, 10, "image")
+RUNNING, DONE = Container("running", started=1000), Container("terminated", "Completed", "", 0, 1000, 2000)
+POD = Pod("p", "2026", "Running", "", "", "node1", False, "", "", RUNNING, RUNNING, "")
+
+
+def ended(agent: Container, main: Container, **changes: Any) -> Observation:
+    """What becomes of an attempt whose pod has ended so."""
+    return diagnose(JOB, [replace(POD, phase="Succeeded", agent=agent, main=main, **changes)])
+
+
+def test_an_agent_that_needs_more_memory_than_it_has_will_do_so_again() -> None:
+    outcome = ended(Container("terminated", "OOMKilled", "", 137, 1000, 2000), DONE).outcome
+    assert outcome is not None
+    assert (outcome.cause, outcome.transient) == (Cause.STAGE_OUT, False)
+    assert "the agent needed more memory than the site gives it" in outcome.message
+
+
+def test_what_user_code_could_have_written_does_not_make_it_run_too_long() -> None:
+    word = json.dumps({"timed_out": True})
+    outcome = ended(Container("terminated", "Completed", word, 0, 1000, 2000), DONE).outcome
+    assert outcome is not None
+    assert outcome.cause is Cause.SUCCEEDED
+
+
+def test_a_second_pod_that_was_turned_away_does_not_hide_that_the_attempt_is_lost() -> None:
+    first = replace(POD, phase="Failed", disrupted="DeletionByTaintManager", agent=DONE, main=DONE)
+    away = Container("terminated", "Error", "", FENCED, 3000, 4000)
+    second = replace(
+        POD, uid="q", created="2027", phase="Failed", agent=away, main=replace(DONE, exit_code=125)
+    )
+    observation = diagnose(JOB, [first, second])
+    assert observation.state is State.LOST
+    assert observation.started is None
+
+
+def test_nothing_is_said_to_have_ended_while_one_of_its_pods_may_run() -> None:
+    first = replace(POD, phase="Failed", agent=DONE, main=DONE)
+    assert diagnose(JOB, [first, replace(POD, uid="q", created="2027")]).state is State.RUNNING
+    assert diagnose(JOB, [replace(first, created="2028"), POD]).state not in (State.ENDED, State.LOST)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"unknown": 1}', "null", '"word"', '{"stage_in": "cut o'])
+def test_a_last_word_that_cannot_be_read_says_nothing(text: str) -> None:
+    assert AgentsWord.read(text) == AgentsWord()
+    agent = Container("terminated", "Error", text, STAGE_OUT_FAILED, 1000, 2000)
+    outcome = ended(agent, DONE).outcome
+    assert outcome is not None
+    assert outcome.cause is Cause.STAGE_OUT
+    assert (
+        outcome.message
+        == f"The results could not be stored: the agent ended with exit code {STAGE_OUT_FAILED}."
+    )
+
+
+PULLS = {
+    'Back-off pulling image "a/b:1": ErrImagePull: failed to pull and unpack image "a/b:1": '
+    'failed to resolve reference "a/b:1": a/b:1: not found': "a/b:1: not found",
+    'rpc error: code = Unknown desc = failed to resolve reference "a/b:1": 401 Unauthorized': (
+        "401 Unauthorized"
+    ),
+    'Back-off pulling image "a/b:1"': 'Back-off pulling image "a/b:1"',
+}
+
+
+@pytest.mark.parametrize("message", PULLS)
+def test_of_a_pull_that_fails_the_cause_is_said(message: str) -> None:
+    main = Container("waiting", "ImagePullBackOff", message)
+    observation = diagnose(JOB, [replace(POD, phase="Pending", main=main)])
+    assert observation.reason == f"the image image cannot be pulled: {PULLS[message]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("64Mi", 64 * 1024**2), ("1.5Gi", 3 * 2**29), ("1G", 10**9), ("500k", 500_000), ("7", 7), ("x", 0)],
+)
+def test_a_limit_is_read_however_it_is_written(text: str, count: int) -> None:
+    assert manifest.limits({"resources": {"limits": {"memory": text}}}) == (count, 0)
