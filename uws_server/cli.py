@@ -200,9 +200,9 @@ def worker(file: Path | None, data: Path | None, site: str, kind: str) -> None:
     from runners import sites, tasks
     from runners.worker import Worker
     from uws_server.domain.wire import PATH
-    from uws_server.factory import capacity
     from uws_server.queue.base import Work
     from uws_server.queue.rq import RqWorker, WorkerBroke, connect
+    from uws_server.site_offers import capacity
 
     room = capacity(sites.site(settings, site))
     services.store.report_capacity(site, room)

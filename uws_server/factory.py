@@ -6,18 +6,15 @@ import os
 import secrets
 import socket
 import time
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pydantic import ByteSize
-
-from uws_server.config import BadConfig, Settings, Site
+from uws_server.config import BadConfig, Settings
 from uws_server.domain.errors import Refused
 from uws_server.domain.instants import Instant
 from uws_server.domain.runspec import AttemptLimits, RunSpec
+from uws_server.site_offers import ReportedSite, SiteOffer, offered
 from uws_server.storage.base import Aside, directly
-from uws_server.store.base import Capacity, JobStore
 
 if TYPE_CHECKING:
     from job_templates.catalog import Catalog
@@ -40,15 +37,6 @@ class NotDurable(Exception):
     """The store may lose what it acknowledges; ``str()`` has one sentence a line."""
 
 
-@dataclass(frozen=True, slots=True)
-class SiteOffer:
-    """What the service layer knows of a site."""
-
-    name: str
-    kinds: frozenset[str]
-    capacity: Capacity
-
-
 def clock() -> Instant:
     """Milliseconds since 1970 UTC."""
     return time.time_ns() // 1_000_000
@@ -64,55 +52,6 @@ def new_job_id() -> str:
 def unique_holder() -> str:
     """A name for this process where leases are held."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-
-
-_UNKNOWN = Capacity(10**9, 10**12, 2**62, 10**6)
-
-
-@dataclass(frozen=True, slots=True)
-class ReportedSite:
-    """A site whose own machine says what it can run: web may be on another one."""
-
-    name: str
-    kinds: frozenset[str]
-    store: JobStore
-
-    @property
-    def capacity(self) -> Capacity:
-        """What its worker last said; everything before the first word, as a job waits and is not refused."""
-        return self.store.capacity(self.name) or _UNKNOWN
-
-
-def stated(site: Site) -> bool:
-    """Whether the settings alone say what a site can run, so that nobody needs to ask it."""
-    return site.runner == "kubernetes" or bool(site.jobs and site.cpu and site.memory)
-
-
-def capacity(site: Site) -> Capacity:
-    """What a site runs at once: what the settings leave open is what this machine has.
-
-    A cluster has room of its own, which may grow: what is too much for it now waits there.
-    """
-    if site.runner == "kubernetes":
-        return Capacity(
-            site.jobs or 1000,
-            int(site.cpu * 1000) or _UNKNOWN.cpu_milli,
-            int(site.memory) or _UNKNOWN.memory_bytes,
-            site.kubernetes.gpu,
-        )
-    processors = len(os.sched_getaffinity(0))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10 * 9
-    cpu = site.cpu or processors
-    return Capacity(site.jobs or max(1, int(cpu)), int(cpu * 1000), int(site.memory or memory))
-
-
-def measured(site: Site) -> Site:
-    """The settings of a site, with what they leave open of this machine measured."""
-    if site.runner != "local":
-        return site
-    room = capacity(site)
-    found = {"jobs": room.jobs, "cpu": room.cpu_milli / 1000, "memory": ByteSize(room.memory_bytes)}
-    return site.model_copy(update=found)
 
 
 class Services:
@@ -201,16 +140,7 @@ class Services:
     @cached_property
     def sites(self) -> dict[str, SiteOffer | ReportedSite]:
         """What each site can run, by the settings or, where these leave something open, by its worker."""
-        kinds = {
-            "local": frozenset({"notebook", "command"}),
-            "kubernetes": frozenset({"notebook", "command", "container"}),
-        }
-        return {
-            name: SiteOffer(name, kinds[site.runner], capacity(site))
-            if stated(site)
-            else ReportedSite(name, kinds[site.runner], self.store)
-            for name, site in self.settings.sites.items()
-        }
+        return {name: offered(name, site, self.store) for name, site in self.settings.sites.items()}
 
     @cached_property
     def jobs(self) -> Jobs:

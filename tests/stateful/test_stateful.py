@@ -42,7 +42,7 @@ from uws_server.auth.base import Header
 from uws_server.domain.caller import Caller
 from uws_server.domain.instants import to_iso
 from uws_server.domain.job import Workload
-from uws_server.factory import SiteOffer, new_job_id
+from uws_server.factory import new_job_id
 from uws_server.queue.memory import MemoryQueue
 from uws_server.service.changes import Changes
 from uws_server.service.door import Door, agent_token
@@ -50,6 +50,7 @@ from uws_server.service.jobs import Jobs
 from uws_server.service.reconcile import Reconciler
 from uws_server.service.results import Results
 from uws_server.service.waiting import Waiting
+from uws_server.site_offers import SiteOffer
 from uws_server.storage.links import Links
 from uws_server.storage.memory import MemoryStore as MemoryObjects
 from uws_server.store.base import JobStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.web.world import KINDS, Client, World
-from uws_server.factory import SiteOffer
+from uws_server.site_offers import SiteOffer
 from uws_server.store.base import Capacity
 
 GIB = 1024**3

@@ -22,12 +22,13 @@ from uws_server.domain import events
 from uws_server.domain.caller import Caller
 from uws_server.domain.job import ErrorSummary, Job, Parameter, Result, Upload
 from uws_server.domain.phase import Phase
-from uws_server.factory import SiteOffer, new_job_id
+from uws_server.factory import new_job_id
 from uws_server.service.changes import Changes
 from uws_server.service.door import Door
 from uws_server.service.jobs import Jobs, RequestLimits
 from uws_server.service.results import Results
 from uws_server.service.waiting import Waiting
+from uws_server.site_offers import SiteOffer
 from uws_server.storage.links import Links
 from uws_server.storage.memory import MemoryStore as MemoryObjects
 from uws_server.store.base import Capacity

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from uws_server import redis_server
 from uws_server.config import Settings
-from uws_server.factory import measured
 from uws_server.queue.base import Work
 from uws_server.redis_server import RedisServer
+from uws_server.site_offers import measured
 from uws_server.up.programs import Keeper, Program, Programs
 
 START_SECONDS = 60.0

@@ -1,4 +1,4 @@
-"""What the factory makes of the settings: where a site's capacity comes from."""
+"""What a site offers: where its capacity comes from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from tests.engine import Engine
 from uws_server.config import load
 from uws_server.domain.errors import BadRequest
-from uws_server.factory import ReportedSite, Services, measured, stated
+from uws_server.factory import Services
+from uws_server.site_offers import ReportedSite, measured, stated
 from uws_server.store.base import Capacity
 from uws_server.store.memory import MemoryStore
 
