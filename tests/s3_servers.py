@@ -110,15 +110,15 @@ def _until_it_answers(url: str, directory: Path, *processes: subprocess.Popen[by
 
 
 @contextmanager
-def versitygw(directory: Path) -> Iterator[S3Server]:
+def versitygw(directory: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
     """Versitygw on a directory, whose directories are its buckets; each start has a key of its own."""
     program = _versitygw()
     port, key = free_port(), secrets.token_hex(16)
     root = directory / "root"
     root.mkdir(exist_ok=True)
-    command = [str(program), "--port", f"127.0.0.1:{port}", "--health", "/healthz", "posix", str(root)]
+    command = [str(program), "--port", f"{host}:{port}", "--health", "/healthz", "posix", str(root)]
     with _running(command, directory, {"ROOT_ACCESS_KEY": _ACCOUNT, "ROOT_SECRET_KEY": key}) as process:
-        endpoint = f"http://127.0.0.1:{port}"
+        endpoint = f"http://{host}:{port}"
         _until_it_answers(f"{endpoint}/healthz", directory, process)
         yield S3Server("versitygw", endpoint, Key(_ACCOUNT, key))
 

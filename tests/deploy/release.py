@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from tests.cluster.cluster import Cluster
 from tests.deploy.helm import CHART, VALUES, helm
 
+COMPONENTS = ("web", "start", "stop", "watch", "reconcile")
+
 
 @dataclass(frozen=True, slots=True)
 class Release:
@@ -36,6 +38,17 @@ class Release:
 
     def uninstall(self) -> None:
         helm("uninstall", "uws", f"--kubeconfig={self.cluster.kubeconfig}", f"--namespace={self.namespace}")
+
+    def ready(self) -> None:
+        """Wait until every process is ready."""
+        for one in ("statefulset/uws-redis", *(f"deployment/uws-{name}" for name in COMPONENTS)):
+            wait = ("rollout", "status", one, "--timeout=150s")
+            self.cluster.kubectl("-n", self.namespace, *wait, seconds=180)
+
+    def pods(self) -> list[str]:
+        """The server's own pods, by uid."""
+        found = self.cluster.get("-n", self.namespace, "pods")["items"]
+        return [one["metadata"]["uid"] for one in found]
 
     def secret(self, name: str) -> dict[str, str]:
         data: dict[str, str] = self.cluster.get("-n", self.namespace, "secret", name)["data"]

@@ -21,14 +21,13 @@ from runners.kubernetes.runner import KubernetesRunner
 from tests.cluster.cluster import Cluster
 from tests.cluster.node import until
 from tests.deploy.helm import CHART, VALUES, lint, objects, only, pod_specs, refusal, template
-from tests.deploy.release import Release, released
+from tests.deploy.release import COMPONENTS, Release, released
 from uws_server import __version__
 from uws_server.config import load
 from uws_server.domain.runspec import RunSpec
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EVERY = sorted(path.name for path in VALUES.glob("*.yaml"))
-COMPONENTS = ("web", "start", "stop", "watch", "reconcile")
 pytestmark = pytest.mark.timeout(600)  # the first run builds Helm
 
 
@@ -356,3 +355,15 @@ def kubeconfig(release: Release, component: str, directory: Path) -> Path:
     file = directory / f"{component}.kubeconfig"
     file.write_text(json.dumps(document))
     return file
+
+
+# ---- beside a cluster --------------------------------------------------------------------------------------
+
+
+def test_the_cluster_of_the_example_settings_holds_when_it_is_uncommented(tmp_path: Path) -> None:
+    text = (CHART.parent / "uws.example.yaml").read_text()
+    before, cluster, after = re.split(r"(?s)(?=  # cluster:)(.*?)(?=\nlog:)", text, maxsplit=1)
+    file = tmp_path / "uws.yaml"
+    file.write_text(before + re.sub(r"(?m)^  # ?", "  ", cluster) + after)
+    site = load(file, {}).sites["cluster"]
+    assert (site.runner, site.kubernetes.namespace) == ("kubernetes", "uws-jobs")
