@@ -1,4 +1,4 @@
-"""What a site can run, for whoever places jobs: by its settings or, where these leave it open, by its worker."""
+"""What a site can run, for whoever places jobs: by its settings or, if these leave it open, by its worker."""
 
 from __future__ import annotations
 
