@@ -1,9 +1,9 @@
 """A Kubernetes site with jobs by the thousand: what its watcher costs, how fast it launches and tells.
 
 Pods run on nodes that do not exist (kwok), in the cluster of the tests, with its real API server, scheduler
-and controllers. The bench plays their agents with the agent's own code, and ends a pod by an annotation. Beside
-the server's worker a bare client makes Jobs of the same shape in turns; beside its watcher a raw watch notes
-when the event comes that decides about a job.
+and controllers. The bench plays their agents with the agent's own code, and ends a pod by an annotation.
+Beside the server's worker a bare client makes Jobs of the same shape in turns; beside its watcher a raw watch
+notes when the event comes that decides about a job.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from uws_server.store import keys
 _A_SECOND = 50  # pods that end
 _BATCH = 200  # Jobs that worker and bare client make in turns
 _ROOM = 900  # pods on a fake node
+_STILL = 70.0  # s; a list of everything comes each minute
 _TICKS = os.sysconf("SC_CLK_TCK")
 _TEMPLATE = """
 name: task
@@ -85,7 +86,7 @@ def _settings(kubeconfig: Path, namespace: str, templates: Path, jobs: int) -> d
             "kubeconfig": str(kubeconfig),
             "namespace": namespace,
             "agent_image": "localhost/agent:1",
-            "agent_url": "http://127.0.0.1:1",  # no pod runs that would ask there
+            "agent_url": "http://agents.invalid",  # no pod runs that would ask there
             "node_selector": POD_ON_FAKE_NODES["nodeSelector"],
             "tolerations": POD_ON_FAKE_NODES["tolerations"],
         },
@@ -104,13 +105,14 @@ class _Site:
         self.api = Cluster(kubeconfig, connections=16)
         self.kubeconfig = kubeconfig
         self.namespace = namespace
-        self.secret = (data / "secret").read_bytes()
+        self.secret = (data / "secret").read_bytes().strip()
         self.redis = redis.Redis(unix_socket_path=str(data / "redis" / "socket"), decode_responses=True)
         self.jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self.pods = f"/api/v1/namespaces/{namespace}/pods"
 
     def process(self, words: str) -> int:
         """The process of the server with these words in its command line."""
+        until(lambda: children_with(self.server.pid, words), f"a process {words}")
         (pid,) = children_with(self.server.pid, words)
         return pid
 
@@ -143,7 +145,7 @@ def _measured(site: _Site, jobs: int) -> dict[str, Any]:
     with ThreadPoolExecutor(8) as agents:
         list(agents.map(lambda job: _begin(site, job, pods[job]), pods))
     watcher = site.process("uws_server.cli watch")
-    still = _cpu(watcher, lambda: time.sleep(90))  # a full list of everything is in it
+    still = _cpu(watcher, lambda: time.sleep(_STILL))
     held = memory([watcher])
     late, ending = _end(site, pods, watcher)
     return {
@@ -171,7 +173,7 @@ def _launch(site: _Site, jobs: int) -> tuple[float, float]:
         with _paused(worker), ThreadPoolExecutor(4) as submitters:
             list(submitters.map(lambda _: site.submit(), range(batch)))
         began = time.monotonic()
-        until(lambda wanted=made + batch: _count(site) >= wanted, "a batch of Jobs", 300)  # type: ignore[misc]
+        _await_jobs(site, 2 * made + batch)
         ours_s += time.monotonic() - began
         made += batch
         shape = shape or site.list(site.jobs, _OURS)[0]
@@ -183,9 +185,15 @@ def _launch(site: _Site, jobs: int) -> tuple[float, float]:
     return made / ours_s, made / bare_s
 
 
-def _count(site: _Site) -> int:
-    page = site.api.call("GET", site.jobs, labelSelector=_OURS, limit="1")
-    return len(page["items"]) + int(page["metadata"].get("remainingItemCount", 0))
+def _await_jobs(site: _Site, count: int) -> None:
+    """Wait until the namespace has so many Jobs, the bare client's included."""
+
+    def there() -> bool:
+        time.sleep(0.03)
+        page = site.api.call("GET", site.jobs, limit="1")
+        return len(page["items"]) + int(page["metadata"].get("remainingItemCount", 0)) >= count
+
+    until(there, f"{count} Jobs", 300)
 
 
 def _bare(shape: Document, namespace: str, number: int) -> Document:

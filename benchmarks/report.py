@@ -15,8 +15,8 @@ runs in turns with the server, so that ratios hold where absolute figures vary.
 
 _HEADS = ("what", "measured", "aim", "")
 _KUBERNETES = """`scripts/bench --kubernetes {jobs}`, commit {commit}, {at}, {machine}, Python {python}.
-{jobs} Jobs run at once on nodes played by kwok, beside a real API server, scheduler and controllers on the same
-machine; the bench plays the agents through their own code (`benchmarks/kubernetes.py`).
+{jobs} Jobs run at once on nodes played by kwok, beside a real API server, scheduler and controllers on the
+same machine; the bench plays the agents through their own code (`benchmarks/kubernetes.py`).
 """
 
 
