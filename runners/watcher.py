@@ -34,6 +34,11 @@ Attempt = tuple[str, int]
 
 _OVERRUN = 15_000  # ms after which the watcher does what the supervisor should have done
 
+# s for each attempt at the site, between two passes: with thousands of them each pass over all takes
+# milliseconds, and news come every few milliseconds too.
+_PAUSE = 20e-6
+_LONGEST_PAUSE = 0.5
+
 _RETRIED = frozenset({Cause.LOST, Cause.STOPPED})
 _RETRIED_IF_TRANSIENT = frozenset({Cause.STAGE_IN, Cause.STAGE_OUT})
 
@@ -94,6 +99,7 @@ class Watcher:
                     stop.wait(self._lease_seconds / 5)
                     continue
                 self.look(lease)
+                stop.wait(min(_LONGEST_PAUSE, len(self._seen) * _PAUSE))
                 self._runner.wait(self._lease_seconds / 3)
             except (StoreUnavailable, StorageUnavailable, FencedOff, Unreachable) as error:
                 log.warning("watcher of %s: %s", self._site, error)
