@@ -65,11 +65,12 @@ def installed(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Installed]:
     directory = tmp_path_factory.mktemp("installed")
-    for image in ("server", "agent", "notebook"):
+    for image in ("server", "agent"):
         archive = directory / f"{image}.tar"
         engine.docker("save", "--output", archive, built(image), seconds=300)
         cluster.import_image(archive)
         archive.unlink()
+    cluster.import_image(images.notebook_image())  # takes minutes to build as it is shipped: test_images.py
     valkey_image(directory / "valkey.tar")
     cluster.import_image(directory / "valkey.tar")
     with ExitStack() as stack:
@@ -84,6 +85,7 @@ def installed(
             "objects.endpoint": store.endpoint,
             "objects.credentialsSecret": "s3",
             "jobs.egress.internet": "false",
+            "settings.sites.cluster.kubernetes.notebook_image": "localhost/notebook:1",
         }
         values = [f"--set={key}={value}" for key, value in said.items()]
         values.append(f"--set-json=jobs.egress.also={json.dumps(egress)}")
