@@ -203,7 +203,7 @@ def site(machinery: Machinery) -> Iterator[Machinery]:
         ]
         return not left
 
-    until(empty, 60, f"an empty namespace, of {left}")
+    until(empty, 100, "an empty namespace")
 
 
 # ---- our own processes -------------------------------------------------------------------------------------
@@ -352,11 +352,13 @@ def test_every_process_is_killed_with_jobs_in_flight(site: Machinery) -> None:
 
 @pytest.mark.covers("4:fault-api-server")
 @pytest.mark.serial
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.long)])
 def test_the_api_server_is_away(site: Machinery, seconds: float) -> None:
     running, ending = site.held(EXECUTIONDURATION="30"), site.held()
-    site.runs(running)
-    site.runs(ending)
+    for job in (running, ending):
+        site.runs(job)
+        site.reach(job, "EXECUTING")  # the agent's word of it follows
     site.api_server(up=False)
     try:
         site.let_go(running)
@@ -378,6 +380,7 @@ def test_the_api_server_is_away(site: Machinery, seconds: float) -> None:
 
 @pytest.mark.covers("4:fault-api-server")
 @pytest.mark.serial
+@pytest.mark.timeout(300)
 @pytest.mark.long
 def test_the_api_server_is_slow(site: Machinery) -> None:
     node = site.cluster.node(1)
