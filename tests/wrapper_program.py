@@ -37,7 +37,7 @@ class Wrapped:
         words = [str(word) for word in (self.control, self.logs, log_bytes, duration, grace)]
         limit = [] if file_bytes is None else ["prlimit", f"--fsize={file_bytes}"]
         with subprocess.Popen(
-            [*limit, *_namespace(), self._program, "run", *words, "--", *command],
+            [*limit, *namespace(), self._program, "run", *words, "--", *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
@@ -75,7 +75,7 @@ class Wrapped:
         return (self.logs / "stderr").read_bytes()
 
 
-def _namespace() -> list[str]:
+def namespace() -> list[str]:
     own = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     return ["unshare", *own, "--pid", "--fork", "--kill-child", "--mount-proc"]
 

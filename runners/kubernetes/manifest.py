@@ -229,7 +229,7 @@ def _agent(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> 
     return {
         "name": "agent",
         "image": settings.agent_image,
-        "command": [settings.python, "-m", "runners.agent", "pod", attempt, _CONTROL],
+        "command": [_WRAPPER, "init", settings.python, "-m", "runners.agent", "pod", attempt, _CONTROL],
         "restartPolicy": "Always",
         "env": [
             {"name": "UWS_AGENT_URL", "value": agent_url},
@@ -239,9 +239,7 @@ def _agent(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> 
             {"name": "UWS_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
         ],
         # main is created when this is done, and needs the wrapper then.
-        "lifecycle": {
-            "postStart": {"exec": {"command": ["/usr/local/bin/uws-wrapper", "install", _CONTROL]}}
-        },
+        "lifecycle": {"postStart": {"exec": {"command": [_WRAPPER, "install", _CONTROL]}}},
         "resources": {
             "requests": {"cpu": cpu, "memory": memory},
             "limits": {"cpu": "1", "memory": memory},

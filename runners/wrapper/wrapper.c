@@ -2,6 +2,7 @@
  *
  *     uws-wrapper install DIRECTORY
  *     uws-wrapper run CONTROL LOGS LOG_BYTES DURATION GRACE -- PROGRAM [ARGUMENT...]
+ *     uws-wrapper init PROGRAM [ARGUMENT...]
  *
  * `install` puts a copy of this file into DIRECTORY, from where the user's container runs it; so it is
  * linked statically and needs nothing of the user's image.
@@ -16,6 +17,9 @@
  * Every signal that can be caught is passed on to the program's process group. After SIGTERM (or any
  * signal that ends programs), and after DURATION, everything is killed at half of GRACE seconds, so that the
  * agent has the other half. When the program has ended, whatever it left behind is killed.
+ *
+ * `init` is process 1 of the agent's container, which waits for the agent and passes signals on. Process 1
+ * hears no signal that it has not asked for: an agent that was told to end while Python started would miss it.
  *
  * The exit code is the program's, 128 + N when signal N ended it, 126 or 127 when it could not be started.
  */
@@ -51,6 +55,11 @@ static long long now_ms(clockid_t clock)
     struct timespec t;
     clock_gettime(clock, &t);
     return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
+static int exit_code(int status)
+{
+    return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
 /* -- logs ------------------------------------------------------------------------------------------ */
@@ -329,10 +338,40 @@ static int run(char **words)
     }
     close_log(&logs[0]);
     close_log(&logs[1]);
-    int code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    int code = exit_code(status);
     snprintf(text, sizeof text, "%d %lld %s\n", code, ended_at, word);
     put(directory, "exit", text);
     return code;
+}
+
+/* -- init ------------------------------------------------------------------------------------------ */
+
+static int init(char **program)
+{
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    pid_t child = fork();
+    if (child < 0)
+        fail("fork");
+    if (child == 0) {
+        sigset_t none;
+        sigemptyset(&none);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        execvp(program[0], program);
+        int why = errno;
+        dprintf(2, "uws-wrapper: %s: %s\n", program[0], strerror(why));
+        _exit(why == ENOENT || why == ENOTDIR ? NOT_FOUND : CANNOT_RUN);
+    }
+    for (;;) {
+        int sign = sigwaitinfo(&all, NULL);
+        if (sign > 0 && sign != SIGCHLD)
+            kill(child, sign);
+        int status;
+        for (pid_t gone; (gone = waitpid(-1, &status, WNOHANG)) > 0;)
+            if (gone == child)
+                return exit_code(status);
+    }
 }
 
 /* -- install --------------------------------------------------------------------------------------- */
@@ -367,7 +406,10 @@ int main(int count, char **words)
         return install(words[2]);
     if (count >= 9 && strcmp(words[1], "run") == 0 && strcmp(words[7], "--") == 0)
         return run(words + 2);
+    if (count >= 3 && strcmp(words[1], "init") == 0)
+        return init(words + 2);
     dprintf(2, "usage: uws-wrapper install DIRECTORY\n"
-               "       uws-wrapper run CONTROL LOGS LOG_BYTES DURATION GRACE -- PROGRAM [ARGUMENT...]\n");
+               "       uws-wrapper run CONTROL LOGS LOG_BYTES DURATION GRACE -- PROGRAM [ARGUMENT...]\n"
+               "       uws-wrapper init PROGRAM [ARGUMENT...]\n");
     return USAGE;
 }

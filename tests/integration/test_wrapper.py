@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.up_process import until
-from tests.wrapper_program import Wrapped
+from tests.up_process import command_line, until
+from tests.wrapper_program import Wrapped, namespace
 
 pytestmark = pytest.mark.covers("4:wrapper")
 
@@ -257,3 +257,37 @@ def test_it_needs_nothing_of_the_users_image(wrapper_program: Path) -> None:
     """Static: no interpreter is asked for in its program headers."""
     told = subprocess.run(["readelf", "-l", wrapper_program], capture_output=True, check=True, timeout=20)
     assert b"INTERP" not in told.stdout
+
+
+def as_init(wrapper_program: Path, *command: str) -> subprocess.Popen[bytes]:
+    """A command with the wrapper as the process 1 that only passes signals on."""
+    words = [*namespace(), str(wrapper_program), "init", *command]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("exit 0", 0), ("exit 67", 67), ("kill -KILL $$", 137), ("sleep 60 & exit 5", 5)]
+)
+def test_the_agents_exit_code_is_its_containers(wrapper_program: Path, text: str, code: int) -> None:
+    with as_init(wrapper_program, *sh(text)) as process:
+        assert process.wait(20) == code
+    with as_init(wrapper_program, "/nowhere") as process:
+        assert process.wait(20) == 127
+
+
+def test_an_agent_that_is_told_to_end_before_it_listens_ends(wrapper_program: Path) -> None:
+    # As process 1 itself this program would never hear of it: it has no handler, as Python has none at first.
+    with as_init(wrapper_program, "sleep", "60") as process:
+        until(lambda: command_line(inner(process)), what="the wrapper")
+        children = Path(f"/proc/{inner(process)}/task/{inner(process)}/children")
+        until(lambda: children.read_text().split(), what="the agent")
+        os.kill(inner(process), signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM
+
+
+def test_an_agent_that_listens_is_told_to_end(wrapper_program: Path) -> None:
+    with as_init(wrapper_program, *sh("trap 'exit 9' TERM; echo ready; sleep 60 & wait")) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        os.kill(inner(process), signal.SIGTERM)
+        assert process.wait(20) == 9

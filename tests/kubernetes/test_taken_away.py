@@ -68,7 +68,7 @@ def test_an_agent_that_is_killed_while_fetching_fetches_again(site: Site) -> Non
 # In the agent's control group, which is known by the memory controller's name or, in version 2, by none.
 EATER = r"""
 at=$(sed -n 's/^[0-9]*:\(.*,\)\{0,1\}memory:/memory/p; s/^0::\(.*kubepods\)/\1/p' /proc/$1/cgroup | head -1)
-echo 1000 > /proc/$1/oom_score_adj
+for p in "$@"; do echo 1000 > /proc/$p/oom_score_adj; done
 echo $$ > /sys/fs/cgroup/$at/cgroup.procs
 echo -500 > /proc/self/oom_score_adj
 python3 -c 'x = bytearray(10**9)'
@@ -79,8 +79,7 @@ true
 def choose_for_memory(site: Site, job: str) -> None:
     """Have the kernel kill the agent's container for memory: ours is the process it takes first."""
     node = site.cluster.node(1)
-    (agent,) = site.processes(job, "agent")
-    node.inside("sh", "-c", EATER, "sh", str(agent))
+    node.inside("sh", "-c", EATER, "sh", *map(str, site.processes(job, "agent")))
 
 
 @pytest.mark.covers("4:fault-agent")
