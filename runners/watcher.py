@@ -39,6 +39,8 @@ _OVERRUN = 15_000  # ms after which the watcher does what the supervisor should 
 _PAUSE = 20e-6
 _LONGEST_PAUSE = 0.5
 
+_SETTLE = 60.0  # s after a site's silence in which it may still tell what was so before
+
 _RETRIED = frozenset({Cause.LOST, Cause.STOPPED})
 _RETRIED_IF_TRANSIENT = frozenset({Cause.STAGE_IN, Cause.STAGE_OUT})
 
@@ -85,6 +87,7 @@ class Watcher:
         self._monotonic = monotonic
         self._fence = 0  # of the lease that all of the following was seen under
         self._next_full_pass = 0.0
+        self._settled_at = 0.0
         self._seen: dict[Attempt, Observation] = {}
         self._unwanted: frozenset[Attempt] = frozenset()  # what the site has no reason to keep
         self._missing: dict[Attempt, float] = {}  # since when
@@ -164,6 +167,7 @@ class Watcher:
             return list(self._runner.observe())
         except Exception:
             self._missing.clear()
+            self._settled_at = self._monotonic() + _SETTLE
             raise
 
     def _compare(self, given: dict[Attempt, bool], present: set[Attempt], lease: Lease) -> None:
@@ -193,8 +197,10 @@ class Watcher:
         """Abort what runs on beyond its execution duration, should the site not have ended it itself.
 
         Only what was seen running a moment ago: results of code that ended in time may come late, and so
-        may the news of it when the server was down.
+        may the news of it when the server was down, or the site's own nodes could not tell it.
         """
+        if self._monotonic() < self._settled_at:
+            return
         now = self._store.now()
         due = self._store.due(Due.DEADLINE, now - _OVERRUN, limit=1000) if running else []
         for job_id in due:

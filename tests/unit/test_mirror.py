@@ -567,9 +567,9 @@ class Interleaving(RuleBasedStateMachine):
         for kind in (JOBS, PODS):
             self.list_ends(kind)
             self.watch_tells(kind, len(self.history[kind]))
-        self.told.now = 1e6  # who wanted to note that a Job is gone has done so
         for told in (self.told, fresh):
             for kind in (PODS, JOBS, PODS, JOBS, PODS, JOBS):
+                told.now += 1e6  # who wanted to note that a Job is gone has done so
                 told.whole(kind, list(self.now[kind].values()), self.version)
         assert self.told.attempts.observed == fresh.attempts.observed
         assert self.told.kept() == fresh.kept()
