@@ -266,6 +266,9 @@ def _main(spec: RunSpec, settings: PodSettings) -> dict[str, Any]:
         "parameters": f"{_WORK}/uws/parameters.json",
         "python": settings.python,
     }
+    # As at every site, where the outputs go. A `workingDir` the kubelet would make, for root, where the agent
+    # has not made it yet. A notebook goes there by itself, and a user's image begins where it says.
+    there = ["env", f"--chdir={places['outputs']}"] if spec.kind == "command" else []
     limits, resources = spec.limits, spec.resources
     disk = resources.disk_bytes + 2 * limits.log_bytes + _SPARE
     amounts = {
@@ -284,6 +287,7 @@ def _main(spec: RunSpec, settings: PodSettings) -> dict[str, Any]:
             _LOGS,
             *(str(number) for number in (limits.log_bytes, limits.duration, limits.grace)),
             "--",
+            *there,
             *(_literal(substitute(item, places)) for item in spec.command),
         ],
         "env": [
