@@ -157,7 +157,10 @@ def _debian() -> Path:
                 half = Path(work, "root")
                 run("debootstrap", "--variant=minbase", "--include=python3", "bookworm", half, seconds=900)
                 for left in ("var/cache/apt", "var/lib/apt/lists", "var/log", "dev", "proc", "sys"):
-                    shutil.rmtree(half / left, ignore_errors=True)
+                    if (half / left).is_symlink():  # as debootstrap makes /proc where it may not mount
+                        (half / left).unlink()
+                    else:
+                        shutil.rmtree(half / left)
                     (half / left).mkdir(parents=True)
                 half.rename(root)
     return root
