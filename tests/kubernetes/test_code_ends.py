@@ -103,7 +103,7 @@ def test_a_program_that_ignores_sigterm_is_killed_and_its_results_kept(site: Sit
     site.clear(job)
 
 
-@pytest.mark.covers("4:fault-late-writes")
+@pytest.mark.covers("4:fault-deaf")
 @pytest.mark.long
 def test_what_is_written_while_shutting_down_is_kept(site: Site) -> None:
     job = site.shell(

@@ -22,7 +22,7 @@ def test_results_beyond_the_limit_fail_the_job_and_what_fits_is_kept(site: Site)
     site.clear(job)
 
 
-@pytest.mark.covers("4:fault-output-count")
+@pytest.mark.covers("4:fault-output-size")
 @pytest.mark.long
 def test_more_results_than_the_limit_fail_the_job_and_as_many_are_kept(site: Site) -> None:
     job = site.shell("cd $UWS_OUTPUTS; for n in $(seq 1001); do echo $n > f$n; done")
@@ -34,12 +34,11 @@ def test_more_results_than_the_limit_fail_the_job_and_as_many_are_kept(site: Sit
 
 
 @pytest.mark.covers("4:fault-log")
-@pytest.mark.long
 @pytest.mark.parametrize(
     "script",
     [
-        "yes line | head -c 100000000",
-        "head -c 100000000 /dev/urandom",
+        pytest.param("yes line | head -c 100000000", marks=pytest.mark.long),
+        pytest.param("head -c 100000000 /dev/urandom", marks=pytest.mark.long),
         "tr '\\0' x < /dev/zero | head -c 100000000",
     ],
     ids=["lines", "binary", "one line"],
@@ -135,7 +134,7 @@ while :; do mv real kept; mv link real; mv real link; mv kept real; done
 """
 
 
-@pytest.mark.covers("4:fault-swaps")
+@pytest.mark.covers("4:fault-hostile")
 @pytest.mark.long
 def test_exchanging_directories_for_links_gives_nothing_away(site: Site) -> None:
     job = site.shell(SWAPPING, EXECUTIONDURATION=3)

@@ -40,7 +40,7 @@ def terminated(name: str) -> Callable[[dict[str, object]], bool]:
     return holds
 
 
-@pytest.mark.covers("4:fault-stop-pending")
+@pytest.mark.covers("4:fault-stop")
 @pytest.mark.parametrize("how", ENDINGS)
 @pytest.mark.long
 def test_a_job_that_waits_for_a_node_is_ended(site: Site, how: str) -> None:
@@ -50,7 +50,7 @@ def test_a_job_that_waits_for_a_node_is_ended(site: Site, how: str) -> None:
     ended(site, job, how, {})
 
 
-@pytest.mark.covers("4:fault-stop-pulling")
+@pytest.mark.covers("4:fault-stop")
 @pytest.mark.parametrize("how", ENDINGS)
 @pytest.mark.serial
 @pytest.mark.long
@@ -69,7 +69,7 @@ def test_a_job_whose_image_is_being_pulled_is_ended(site: Site, how: str) -> Non
         site.api.call("DELETE", site.path("secrets", "registry"))
 
 
-@pytest.mark.covers("4:fault-stop-staging")
+@pytest.mark.covers("4:fault-stop")
 @pytest.mark.parametrize("how", ENDINGS)
 @pytest.mark.long
 def test_a_job_whose_inputs_are_being_fetched_is_ended(site: Site, how: str) -> None:
@@ -81,7 +81,7 @@ def test_a_job_whose_inputs_are_being_fetched_is_ended(site: Site, how: str) -> 
     ended(site, job, how, {})
 
 
-@pytest.mark.covers("4:fault-stop-running")
+@pytest.mark.covers("4:fault-stop")
 @pytest.mark.parametrize("how", ENDINGS)
 def test_a_job_that_runs_is_ended(site: Site, how: str) -> None:
     job = site.shell("echo half > $UWS_OUTPUTS/half.txt; echo begun; sleep 600")
@@ -94,7 +94,7 @@ def test_a_job_that_runs_is_ended(site: Site, how: str) -> None:
     ended(site, job, how, {1: 1})
 
 
-@pytest.mark.covers("4:fault-stop-uploading")
+@pytest.mark.covers("4:fault-stop")
 @pytest.mark.parametrize("how", ENDINGS)
 @pytest.mark.long
 def test_a_job_whose_results_are_being_stored_is_ended(site: Site, how: str) -> None:
@@ -113,7 +113,7 @@ def test_a_job_whose_results_are_being_stored_is_ended(site: Site, how: str) -> 
     ended(site, job, how, {1: 1})
 
 
-@pytest.mark.covers("4:fault-stop-many")
+@pytest.mark.covers("4:fault-stop")
 @pytest.mark.long
 def test_jobs_that_are_ended_at_any_moment_leave_nothing(site: Site) -> None:
     jobs = [site.shell("sleep 600") for _ in range(8)]

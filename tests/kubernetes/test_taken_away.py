@@ -179,7 +179,7 @@ def test_a_job_object_that_is_deleted_before_it_has_a_pod_costs_one_attempt(site
     site.clear(job, {})
 
 
-@pytest.mark.covers("4:fault-disk")
+@pytest.mark.covers("4:fault-output-size")
 @pytest.mark.long  # the kubelet looks at disks once a minute
 @pytest.mark.timeout(180)
 def test_a_job_that_fills_its_disk_is_ended_and_told_so(site: Site) -> None:

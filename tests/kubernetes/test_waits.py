@@ -55,7 +55,7 @@ def test_an_image_that_cannot_be_had_is_named(site: Site, image: str, words: str
     given_up(site, job)
 
 
-@pytest.mark.covers("4:fault-registry")
+@pytest.mark.covers("4:fault-image")
 @pytest.mark.long
 @pytest.mark.timeout(240)
 def test_a_registry_that_refuses_is_quoted_and_the_right_secret_cures_it(site: Site) -> None:
