@@ -279,7 +279,8 @@ class Kubernetes(_Section):
     staging_seconds: int = Field(
         default=4 * 3600,
         ge=60,
-        description="What the cluster adds to a job's execution duration before it ends the pod itself.",
+        description="What the cluster adds to a job's execution duration before it ends the pod itself; as "
+        "long as that, storing its results may take.",
     )
     kept_seconds: int = Field(
         default=24 * 3600,

@@ -32,7 +32,8 @@ class Access:
     Durations in seconds. ``file:`` sources are taken from below the directories ``file_inputs`` only, and
     never from below ``file_hidden``. ``deny_networks`` (CIDR) are refused as sources besides the link-local
     and metadata addresses, which always are. ``tries`` bounds the failures in a row of one source;
-    ``patience_seconds`` how long the door may be away, as when the web restarts.
+    ``patience_seconds`` how long the door may be away, as when the web restarts. ``storing_seconds`` is what
+    an agent that is told to end has left where the user's code had ended by itself; 0: as after a stop.
     """
 
     url: str
@@ -44,6 +45,7 @@ class Access:
     stall_seconds: float = 30
     tries: int = 6
     patience_seconds: float = 600
+    storing_seconds: float = 0
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Access:

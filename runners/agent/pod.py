@@ -39,7 +39,11 @@ class Pod:
     def __init__(self, top: Path, control: Path, environment: Mapping[str, str]) -> None:
         self._top = top
         self._control = control
-        self._access = Access(environment["UWS_AGENT_URL"], environment["UWS_AGENT_TOKEN"])
+        self._access = Access(
+            environment["UWS_AGENT_URL"],
+            environment["UWS_AGENT_TOKEN"],
+            storing_seconds=float(environment.get("UWS_STORING_SECONDS", "0")),
+        )
         self._pod = environment["UWS_POD"]
         self._digest = environment["UWS_SPEC_SHA256"]
         self._work = environment["UWS_WORK"]

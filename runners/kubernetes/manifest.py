@@ -38,6 +38,9 @@ INSTANCE = "app.kubernetes.io/instance"
 STOP = "uws-server/stop"
 """The annotation of a Job that is to end, or that is never to begin."""
 
+ENDING = 30
+"""Seconds in which a pod ends that is told to."""
+
 _WORK = "/uws/work"
 _CONTROL = "/uws/control"
 _LOGS = "/uws/logs"
@@ -189,8 +192,10 @@ def _pod(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> di
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "restartPolicy": "Never",
-        # The wrapper kills at half of the job's grace; the agent has the rest for logs and results.
-        "terminationGracePeriodSeconds": max(30, 3 * limits.grace),
+        # For a pod that is told to end: the wrapper kills at half of the job's grace, and the agent has the
+        # rest. But the kubelet tells the agent, too, when the program has ended by itself, and counts from
+        # there: results may be large, and their store away for a while.
+        "terminationGracePeriodSeconds": max(ENDING, 3 * limits.grace) + settings.staging_seconds,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": settings.user,
@@ -236,6 +241,7 @@ def _agent(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> 
             {"name": "UWS_AGENT_TOKEN", "value": token},
             {"name": "UWS_SPEC_SHA256", "value": digest(spec)},
             {"name": "UWS_WORK", "value": _WORK},
+            {"name": "UWS_STORING_SECONDS", "value": str(settings.staging_seconds)},
             {"name": "UWS_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
         ],
         # main is created when this is done, and needs the wrapper then.

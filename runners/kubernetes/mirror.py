@@ -219,7 +219,10 @@ class _Jobs:
         job = seen.job(document)
         key = job.job_id, job.attempt
         self._keys[job.uid] = key
-        if job.uid not in self.dropped:
+        # A watch that is behind a list tells of a Job that is gone after the one that took its name.
+        newer = self.by_key.get(key)
+        late = newer is not None and newer.uid != job.uid and int(newer.version) > int(job.version)
+        if job.uid not in self.dropped and not late:
             self.by_key[key] = job
             self._attempts.diagnose(key)
 
@@ -275,7 +278,8 @@ class _Pods:
             self._by_key.setdefault(key, {})[pod.uid] = pod
             if pod.leaving:
                 # From now on, not from when the API server says: its clock is another.
-                grace = document["metadata"].get("deletionGracePeriodSeconds") or 0
+                # And not the time that it would have for its results, were it let be.
+                grace = min(document["metadata"].get("deletionGracePeriodSeconds") or 0, manifest.ENDING)
                 self._ends.setdefault(pod.uid, self._attempts.monotonic() + grace + _OVERDUE)
             self._attempts.diagnose(key)
 

@@ -187,9 +187,9 @@ class Attempt:
         """An agent to its end; its exit code. A stack trace fails the test."""
         return ended(self.start(command), seconds)
 
-    def end(self, code: int = 0) -> None:
-        """The user's code has ended."""
-        (self.logs / "exit.new").write_text(f"{code} 1700000000000\n")
+    def end(self, code: int = 0, how: str = "") -> None:
+        """The user's code has ended; in a pod a wrapper says ``how``."""
+        (self.logs / "exit.new").write_text(f"{code} 1700000000000 {how}\n")
         (self.logs / "exit.new").rename(self.logs / "exit")
 
     def said(self, name: str) -> dict[str, Any]:

@@ -689,6 +689,35 @@ def test_the_grace_is_kept(door: DoorDouble, port: int, tmp_path: Path) -> None:
     assert manifest["error"]["message"] == "Not everything could be stored in the time that was left."
 
 
+@pytest.mark.parametrize(("word", "whole"), [("ended", True), ("timed-out", True), ("stopped", False)])
+def test_a_pods_agent_has_longer_where_the_code_ended_by_itself(
+    door: DoorDouble, port: int, tmp_path: Path, word: str, whole: bool
+) -> None:
+    """A kubelet ends it then as it does after a stop, and the store is away for longer than a grace."""
+    back = threading.Event()
+    tried = threading.Event()
+
+    def fault(call: str) -> Response | None:
+        if "results/x" in call and not back.is_set():
+            tried.set()
+            return Response("Later.\n", 503)
+        return None
+
+    door.fault = fault
+    attempt = Attempt(tmp_path / "a", port, limits=AttemptLimits(grace=1), storing_seconds=600)
+    (attempt.outputs / "x").write_text("x")
+    attempt.end(how=word)
+    agent = attempt.start("follow")
+    assert tried.wait(20)
+    agent.send_signal(signal.SIGTERM)
+    if whole:
+        with pytest.raises(subprocess.TimeoutExpired):
+            agent.wait(3)
+        back.set()
+    assert ended(agent, 15) == (0 if whole else STAGE_OUT_FAILED)
+    assert [result["name"] for result in door.manifests[0]["results"]] == (["results/x"] if whole else [])
+
+
 def test_the_grace_is_kept_by_a_dead_server(door: DoorDouble, port: int, tmp_path: Path) -> None:
     release = threading.Event()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -230,18 +231,24 @@ def test_s3_fails_while_the_code_runs(s3: S3Site, faults: Callable[[str], None],
 
 
 @covers("4:object-store-fault-end", "4:object-store-outage")
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    ("fault", "away"),
+    [("away", 1), *(pytest.param(fault, 40, marks=pytest.mark.long) for fault in ("away", "key revoked"))],
+)
 def test_s3_fails_when_results_are_to_be_stored(
-    s3: S3Site, faults: Callable[[str], None], fault: str
+    s3: S3Site, faults: Callable[[str], None], fault: str, away: float
 ) -> None:
-    name = f"end {fault}".replace(" ", "-")
+    """For longer, too, than a pod has that is to end."""
+    name = f"end {fault} {away}".replace(" ", "-")
     wait = f"wget -q -O /dev/null {s3.sources.url}/gated/{name}"
     job = s3.shell(f"echo begun; {wait}; echo result > $UWS_OUTPUTS/result.txt; echo ended")
     until(lambda: s3.jobs.ask(f"{job}/results/stdout").body == b"begun\n", 60, "the first line")
     faults(fault)
     s3.sources.gates[name].set()
     s3.pod(job, main_ended)
+    back = time.monotonic() + away
     tried(s3)
+    until(lambda: time.monotonic() > back, away + 5)
     assert s3.look(job)["phase"] == "EXECUTING"
     faults("none")
     done(s3, job, b"begun\nended\n", b"result\n")

@@ -448,13 +448,17 @@ def test_a_job_deleted_by_hand_is_told_as_lost_and_forgotten_after_a_while() -> 
     assert told.kept() == 0
 
 
-def test_a_pod_that_nobody_ends_is_no_longer_known_until_somebody_does() -> None:
+@pytest.mark.parametrize("grace", [30, 4 * 3600])
+def test_a_pod_that_nobody_ends_is_no_longer_known_until_somebody_does(grace: int) -> None:
     """Its node does not answer: the cluster tells of it as running for ever."""
     told = Told()
     told.event(JOBS, "ADDED", job(A, "j"), 5)
     told.event(PODS, "ADDED", pod(A, "p", "running"), 6)
     leaving = pod(A, "p", "running")
-    leaving["metadata"] |= {"deletionTimestamp": "2026-11-21T10:00:30Z", "deletionGracePeriodSeconds": 30}
+    leaving["metadata"] |= {
+        "deletionTimestamp": "2026-11-21T10:00:30Z",
+        "deletionGracePeriodSeconds": grace,
+    }
     told.event(PODS, "MODIFIED", leaving, 7)
     told.now = 59.0
     told.whole(PODS, [(leaving, 7)], 8)
@@ -467,6 +471,18 @@ def test_a_pod_that_nobody_ends_is_no_longer_known_until_somebody_does() -> None
     told.attempts.drop(A, "j")
     told.event(JOBS, "DELETED", job(A, "j"), 11)
     assert told.kept() == 0
+
+
+def test_a_late_word_on_a_job_that_is_gone_leaves_the_one_that_took_its_name() -> None:
+    """A list tells of the newer one before a watch that is behind tells of the older one's life and end."""
+    told, key = Told(), ("a", 1)
+    told.whole(PODS, [], 3)
+    told.whole(JOBS, [(job(key, "newer"), 3)], 3)
+    told.event(JOBS, "ADDED", job(key, "older"), 1)
+    told.event(JOBS, "DELETED", job(key, "older"), 2)
+    told.now += 1e6
+    told.whole(JOBS, [(job(key, "newer"), 3)], 3)
+    assert told.state(key) is State.STAGING
 
 
 KINDS = st.sampled_from([JOBS, PODS])
