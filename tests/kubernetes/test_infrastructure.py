@@ -424,9 +424,9 @@ def other_node(site: Machinery, second_node: Node) -> Iterator[Node]:
             lifecycle.up(str(ROOT), nodes=2)
 
 
-@pytest.mark.covers("4:fault-node-back")
+@pytest.mark.covers("4:fault-node")
 @pytest.mark.serial
-@pytest.mark.long
+@pytest.mark.timeout(300)
 def test_a_node_that_is_away_for_a_while_costs_nothing(site: Machinery, other_node: Node) -> None:
     job = site.held()
     site.runs(job)
@@ -439,7 +439,7 @@ def test_a_node_that_is_away_for_a_while_costs_nothing(site: Machinery, other_no
     site.completed(job)
 
 
-@pytest.mark.covers("4:fault-node-gone")
+@pytest.mark.covers("4:fault-node")
 @pytest.mark.serial
 @pytest.mark.long
 @pytest.mark.timeout(400)
