@@ -273,8 +273,8 @@ def _main(spec: RunSpec, settings: PodSettings) -> dict[str, Any]:
         "python": settings.python,
     }
     # As at every site, where the outputs go. A `workingDir` the kubelet would make, for root, where the agent
-    # has not made it yet. A notebook goes there by itself, and a user's image begins where it says.
-    there = ["env", f"--chdir={places['outputs']}"] if spec.kind == "command" else []
+    # has not made it yet. A user's image begins where it says.
+    there = [] if spec.kind == "container" else ["env", f"--chdir={places['outputs']}"]
     limits, resources = spec.limits, spec.resources
     disk = resources.disk_bytes + 2 * limits.log_bytes + _SPARE
     amounts = {
