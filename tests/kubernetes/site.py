@@ -6,12 +6,14 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from runners.kubernetes.cluster import Cluster as Api
 from tests.cluster.cluster import Cluster
+from tests.cluster.node import Failed
 from tests.kubernetes.sources import Sources
 from tests.up_jobs import UpJobs
 from tests.up_process import UpProcess, until
@@ -137,6 +139,17 @@ class Site:
 
     def processes(self, job: str, container: str) -> list[int]:
         """The processes of a container, as its node numbers them."""
+        found: list[list[int]] = []
+
+        def look() -> bool:
+            with suppress(Failed):  # the pod's status may still name the container of before a restart
+                found.append(self._processes(job, container))
+            return bool(found)
+
+        until(look, 20, f"container {container} on its node")
+        return found[-1]
+
+    def _processes(self, job: str, container: str) -> list[int]:
         statuses = self.pods(job)[-1]["status"]
         every = [*statuses.get("containerStatuses", []), *statuses.get("initContainerStatuses", [])]
         (identity,) = [one["containerID"] for one in every if one["name"] == container]
