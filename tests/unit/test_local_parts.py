@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from runners import ending
@@ -131,6 +131,7 @@ def test_sizes_are_written_as_people_do(count: int, text: str) -> None:
 @pytest.mark.covers("3:local-streams")
 @given(st.lists(st.binary(max_size=300), max_size=30), st.integers(200, 4000))
 def test_a_log_is_whole_or_head_gap_and_tail(chunks: list[bytes], limit: int) -> None:
+    assume(b"[... " not in b"".join(chunks))  # else what is kept says in two places where the gap is
     path = f"/tmp/uws-log-{os.getpid()}"
     log = capped_log.CappedLog(path, limit)
     for chunk in chunks:
