@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from runners.agent.attempt_dir import Access, AttemptDir
 from runners.agent.deadline import Deadline
 from runners.agent.door import Away, Door, Fenced, Refused
-from uws_server.domain.runspec import RunSpec, located
+from uws_server.domain.runspec import RunSpec, parameters_file
 from uws_server.domain.wire import FENCED, STAGE_IN_FAILED
 
 TERMINATION = Path("/dev/termination-log")
@@ -82,8 +82,7 @@ class Pod:
         work = self._top / "work"
         for name in ("inputs", "outputs", "tmp", "uws"):
             (work / name).mkdir(parents=True, exist_ok=True)
-        parameters = located(spec.parameters, f"{self._work}/inputs", f"{self._work}/outputs")
-        (work / "uws" / "parameters.json").write_text(json.dumps(parameters))
+        (work / "uws" / "parameters.json").write_text(parameters_file(spec, self._work))
         # The run spec last: where it is, all of this is.
         for name, content in (("agent.json", json.dumps(asdict(self._access))), ("spec.json", text)):
             temporary = self._top / f"{name}.new"

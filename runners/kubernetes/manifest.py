@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from uws_server.domain.runspec import RunSpec, substitute, variables
+from uws_server.domain.runspec import RunSpec, places, substitute, variables
 
 MANAGED_BY = "uws-server"
 JOB = "uws-server/job"
@@ -266,15 +266,10 @@ def _main(spec: RunSpec, settings: PodSettings) -> dict[str, Any]:
     image = spec.image or settings.notebook_image
     if not image:
         raise ValueError("neither the job nor the site names an image")
-    places = {
-        "inputs": f"{_WORK}/inputs",
-        "outputs": f"{_WORK}/outputs",
-        "parameters": f"{_WORK}/uws/parameters.json",
-        "python": settings.python,
-    }
+    where = places(_WORK, settings.python)
     # As at every site, where the outputs go. A `workingDir` the kubelet would make, for root, where the agent
     # has not made it yet. A user's image begins where it says.
-    there = [] if spec.kind == "container" else ["env", f"--chdir={places['outputs']}"]
+    there = [] if spec.kind == "container" else ["env", f"--chdir={where['outputs']}"]
     limits, resources = spec.limits, spec.resources
     disk = resources.disk_bytes + 2 * limits.log_bytes + _SPARE
     amounts = {
@@ -294,7 +289,7 @@ def _main(spec: RunSpec, settings: PodSettings) -> dict[str, Any]:
             *(str(number) for number in (limits.log_bytes, limits.duration, limits.grace)),
             "--",
             *there,
-            *(_literal(substitute(item, places)) for item in spec.command),
+            *(_literal(substitute(item, where)) for item in spec.command),
         ],
         "env": [
             {"name": key, "value": _literal(value)} for key, value in sorted(variables(spec, _WORK).items())
@@ -303,7 +298,7 @@ def _main(spec: RunSpec, settings: PodSettings) -> dict[str, Any]:
         "securityContext": _SHUT,
         "volumeMounts": [
             {"name": "work", "mountPath": _WORK},
-            {"name": "inputs", "mountPath": f"{_WORK}/inputs", "readOnly": True},
+            {"name": "inputs", "mountPath": where["inputs"], "readOnly": True},
             {"name": "logs", "mountPath": _LOGS},
             {"name": "control", "mountPath": _CONTROL, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},

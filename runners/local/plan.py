@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runners.local.isolation import Isolation, LocalSettings
-from uws_server.domain.runspec import RunSpec, substitute, variables
+from uws_server.domain.runspec import RunSpec, places, substitute, variables
 from uws_server.domain.wire import FENCED, STAGE_IN_FAILED, STAGE_OUT_FAILED
 
 _PASSED_ON = re.compile(
@@ -40,19 +40,14 @@ def plan(
     """
     resources = spec.resources
     work = str(directory / "work")
-    places = {
-        "inputs": f"{work}/inputs",
-        "outputs": f"{work}/outputs",
-        "parameters": f"{work}/uws/parameters.json",
-        "python": sys.executable,
-    }
+    where = places(work, sys.executable)
     groups = dict(isolation.cgroup_roots)
     return {
         "name": directory.name,
         "mode": isolation.mode,
-        "argv": [substitute(item, places) for item in spec.command],
+        "argv": [substitute(item, where) for item in spec.command],
         "environment": environment(spec, work),
-        "cwd": places["outputs"],
+        "cwd": where["outputs"],
         "work": work,
         "root": str(directory / "root"),
         "view": view,

@@ -26,7 +26,7 @@ from runners.local.observing import conclude, has_ended, locked, look
 from runners.local.plan import plan, refusal
 from runners.local.uids import Uids
 from runners.local.view import view
-from uws_server.domain.runspec import RunSpec, located
+from uws_server.domain.runspec import RunSpec, parameters_file
 
 _NAME = re.compile(r"(?P<job>[0-9][0-9a-v]{25})\.(?P<attempt>[1-9][0-9]{0,8})")
 _SPAWNING = 2.0  # seconds that another worker may take between the lock and the supervisor
@@ -105,7 +105,7 @@ class LocalRunner:
             path.mkdir(mode=0o755, exist_ok=True)
         for name in ("outputs", "tmp", "uws"):
             (work / name).mkdir(mode=0o700, exist_ok=True)
-        parameters = json.dumps(located(spec.parameters, f"{work}/inputs", f"{work}/outputs"))
+        parameters = parameters_file(spec, str(work))
         site_files.write(str(work / "uws"), "parameters.json", parameters, durable=False, mode=0o644)
         if uid is not None:
             for name in ("outputs", "tmp", "uws"):

@@ -148,6 +148,21 @@ def substitute(item: str, places: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda match: places[match[1]], item)
 
 
+def places(work: str, python: str) -> dict[str, str]:
+    """What `substitute` puts into a command, for user code whose directory is ``work``."""
+    return {
+        "inputs": f"{work}/inputs",
+        "outputs": f"{work}/outputs",
+        "parameters": f"{work}/uws/parameters.json",
+        "python": python,
+    }
+
+
+def parameters_file(spec: RunSpec, work: str) -> str:
+    """The content of ``UWS_PARAMETERS``: the parameters as JSON, with real paths."""
+    return json.dumps(located(spec.parameters, f"{work}/inputs", f"{work}/outputs"))
+
+
 def variables(spec: RunSpec, work: str) -> dict[str, str]:
     """What every runner puts into the environment of the user's code, whose directory is ``work``.
 
