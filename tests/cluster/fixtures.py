@@ -28,10 +28,17 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def second_node(cluster: Cluster) -> Node:
-    """A second node, for tests that lose it: a test may end it, the next one gets a new one."""
+def second_node(cluster: Cluster) -> Iterator[Node]:
+    """A second node, for tests that lose it: a test may end it, the next one gets a new one.
+
+    Between such tests it takes no pods, so that all others find one node, whichever ran before them.
+    """
     lifecycle.up(str(ROOT), nodes=2)
-    return cluster.node(2)
+    node = cluster.node(2)
+    cluster.kubectl("uncordon", node.name)
+    yield node
+    if node.lives():
+        cluster.kubectl("cordon", node.name)
 
 
 @pytest.fixture

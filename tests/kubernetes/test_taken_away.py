@@ -40,14 +40,17 @@ def ready(container: str, restarts: int = 0) -> Any:
 
 @pytest.mark.covers("4:fault-agent")
 def test_an_agent_that_is_killed_goes_on_where_it_was(site: Site) -> None:
-    job = site.shell(TICKING.format(30) + "; echo whole > $UWS_OUTPUTS/whole.txt")
+    gate = "agent-killed"
+    wait = f"wget -q -O /dev/null {site.sources.url}/gated/{gate}"
+    job = site.shell(f"{TICKING.format(10)}; {wait}; echo last; echo whole > $UWS_OUTPUTS/whole.txt")
     site.reach(job, "EXECUTING")
     site.send(job, "agent", "KILL")
     site.pod(job, ready("agent", restarts=1))
+    site.sources.gates[gate].set()
     seen = site.ended(job, "COMPLETED")
     assert seen["attempt"] == 1
     assert site.result(job, "result") == b"whole\n"
-    assert site.result(job, "stdout").decode() == "".join(f"tick {n}\n" for n in range(1, 31))
+    assert site.result(job, "stdout").decode() == "".join(f"tick {n}\n" for n in range(1, 11)) + "last\n"
     site.clear(job)
 
 
