@@ -10,7 +10,7 @@ from tests.kubernetes.site import Site
 
 # The first attempt waits to be taken away; the second one goes through.
 TWICE = "echo half > $UWS_OUTPUTS/half.txt; echo attempt $UWS_ATTEMPT; [ $UWS_ATTEMPT != 1 ] || sleep 600"
-TICKING = "for n in $(seq {}); do echo tick $n; sleep 0.2; done"
+TICKING = "for n in $(seq 10); do echo tick $n; sleep 0.2; done"
 BOTH = {1: 1, 2: 1}
 
 
@@ -42,7 +42,7 @@ def ready(container: str, restarts: int = 0) -> Any:
 def test_an_agent_that_is_killed_goes_on_where_it_was(site: Site) -> None:
     gate = "agent-killed"
     wait = f"wget -q -O /dev/null {site.sources.url}/gated/{gate}"
-    job = site.shell(f"{TICKING.format(10)}; {wait}; echo last; echo whole > $UWS_OUTPUTS/whole.txt")
+    job = site.shell(f"{TICKING}; {wait}; echo last; echo whole > $UWS_OUTPUTS/whole.txt")
     site.reach(job, "EXECUTING")
     site.send(job, "agent", "KILL")
     site.pod(job, ready("agent", restarts=1))
