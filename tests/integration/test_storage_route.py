@@ -35,7 +35,8 @@ from uws_server.web.storage import beside_greenlets, storage_blueprint
 links = Links({secret!r})
 app = Flask("storage")
 app.config["MAX_CONTENT_LENGTH"] = 1000  # the application's own limit is for forms
-app.register_blueprint(storage_blueprint(FileStore(Path({root!r}), links, beside_greenlets), links))
+store = FileStore(Path({root!r}), links, beside_greenlets)
+app.register_blueprint(storage_blueprint(store, links, patience=3))
 """
 
 
@@ -253,6 +254,19 @@ def test_put_that_stops_in_the_middle(route: Route, body: str) -> None:
     assert answer[:12] in {b"", b"HTTP/1.1 400", b"HTTP/1.1 411"}
     until(lambda: list(route.tmp.iterdir()) == [])
     assert route.keys() == [KEY]
+
+
+@pytest.mark.covers("3:bad-slow-part")
+def test_put_whose_rest_never_comes(route: Route) -> None:
+    link = route.store.sign("PUT", "jobs/new", 60, 1000)
+    with socket.create_connection(("127.0.0.1", route.port), timeout=20) as connection:
+        connection.sendall(f"PUT {link} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf".encode())
+        with connection.makefile("rb") as answer:
+            said = answer.read()
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert said.endswith(b"\r\n\r\nThe body did not come within 3 s; nothing was stored.\n")
+    assert route.keys() == [KEY]
+    assert list(route.tmp.iterdir()) == []
 
 
 def test_put_whose_client_vanishes(route: Route) -> None:

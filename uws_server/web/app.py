@@ -78,5 +78,5 @@ def create_app(parts: Parts) -> Flask:
     app.register_blueprint(services_blueprint(parts, current.addresses))
     app.register_blueprint(pages_blueprint(parts, current))
     app.register_blueprint(agent_blueprint(parts))
-    app.register_blueprint(storage_blueprint(parts.objects, parts.links))
+    app.register_blueprint(storage_blueprint(parts.objects, parts.links, parts.bounds.patience))
     return app

@@ -15,15 +15,18 @@ from flask import Blueprint, Response, request
 from werkzeug.datastructures import ETags, IfRange
 from werkzeug.http import http_date
 
+from uws_server.domain.errors import BadRequest
 from uws_server.domain.wire import OWN_WORD
 from uws_server.service.results import Readable
 from uws_server.storage.base import Exists, NotStored, ObjectStore, StorageUnavailable, Stored, TooLong
 from uws_server.storage.links import ROUTE, BadLink, Links
+from uws_server.web.errors import TooSlow
+from uws_server.web.incoming.body import piece
 
 if TYPE_CHECKING:
     from gevent.threadpool import ThreadPool
 
-_CHUNK = 256 * 1024
+_PIECES = 4  # of a body that are stored at once
 _THREADS = 64  # steps that wait at once; one more waits for one of them
 # What a user stored must not run in a browser with our origin, whatever it is.
 _SANDBOX = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"}
@@ -37,8 +40,11 @@ class _Broken(Exception):
     """The body of a PUT ended before its time."""
 
 
-def storage_blueprint(store: ObjectStore, links: Links) -> Blueprint:
-    """The routes GET, HEAD and PUT for the links that ``links`` signs to the objects in ``store``."""
+def storage_blueprint(store: ObjectStore, links: Links, patience: float = 30) -> Blueprint:
+    """The routes GET, HEAD and PUT for the links that ``links`` signs to the objects in ``store``.
+
+    ``patience`` is how many seconds each 64 KiB of a body may take.
+    """
     blueprint = Blueprint("storage", __name__, url_prefix=ROUTE.rstrip("/"))
 
     @blueprint.get("/<path:key>")
@@ -57,9 +63,11 @@ def storage_blueprint(store: ObjectStore, links: Links) -> Blueprint:
         if limit is not None and length is not None and length > limit:
             return _too_long(limit)
         try:
-            stored = _put_once(store, key, _body(length), limit)
+            stored = _put_once(store, key, _body(length, patience), limit)
         except TooLong:
             return _too_long(limit)
+        except TooSlow as error:
+            return _closing(_refusal(408, f"{str(error).capitalize()}; nothing was stored."))
         except _Broken:
             return _refusal(400, "The content ended before its time; nothing was stored.")
         except _Differs:
@@ -186,13 +194,13 @@ def _range_holds(condition: IfRange, stored: Stored) -> bool:
     return condition.date is None
 
 
-def _body(length: int | None) -> Iterator[bytes]:
+def _body(length: int | None, patience: float) -> Iterator[bytes]:
     """The request's body in chunks; raises when it is cut off."""
     received = 0
     while True:
         try:
-            chunk = request.stream.read(_CHUNK)
-        except Exception as error:  # each server has its own for a broken body
+            chunk = b"".join(piece(request, patience) for _ in range(_PIECES))
+        except BadRequest as error:
             raise _Broken from error
         if not chunk:
             break
@@ -203,7 +211,10 @@ def _body(length: int | None) -> Iterator[bytes]:
 
 
 def _too_long(limit: int | None) -> Response:
-    response = _refusal(413, f"The content is longer than the {limit} bytes that this link permits.")
+    return _closing(_refusal(413, f"The content is longer than the {limit} bytes that this link permits."))
+
+
+def _closing(response: Response) -> Response:
     # The rest of the body is still on its way; reading it only to drop it helps nobody.
     response.headers["Connection"] = "close"
     return response

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from flask import Request
 from gevent import Timeout
@@ -37,10 +37,9 @@ def chunks(request: Request, limit: int, bounds: Bounds) -> Iterator[bytes]:
         raise TooLarge(f"a body of {announced} bytes is more than the {limit} taken")
     # Checked below, with a sentence of ours.
     request.max_content_length = None
-    stream = request.stream
     received = 0
     while True:
-        chunk = _next(request, stream.read, bounds.patience)
+        chunk = piece(request, bounds.patience)
         if not chunk:
             break
         if received // TURN < (received + len(chunk)) // TURN:
@@ -61,11 +60,16 @@ def whole(request: Request, limit: int, bounds: Bounds) -> bytes:
     return b"".join(chunks(request, limit, bounds))
 
 
-def _next(request: Request, read: Callable[[int], bytes], patience: float) -> bytes:
+def piece(request: Request, patience: float) -> bytes:
+    """The next `CHUNK` of a request's body, or what is left of it; empty at its end.
+
+    :raises TooSlow: it does not come within ``patience`` seconds.
+    :raises BadRequest: the body breaks off.
+    """
     timer = Timeout(patience)
     timer.start()
     try:
-        return read(CHUNK)
+        return request.stream.read(CHUNK)
     except Timeout as timeout:
         if timeout is not timer:
             raise
