@@ -77,7 +77,6 @@ def diagnose(job: Job, pods: Sequence[Pod], refused: str = "") -> Observation:
             job.attempt,
             State.FINISHING,
             "storing results",
-            started=None,
             ended=pod.main.finished,
         )
     if pod.main.state == "running":
@@ -162,7 +161,7 @@ def _outcome(job: Job, pod: Pod, word: AgentsWord) -> Outcome:
     main, agent = pod.main, pod.agent
     if main.reason == "OOMKilled":
         return _of_code(job, main, word, out_of_memory=True)
-    if pod.reason == "Evicted" and (_OF_DISK.search(pod.message)):
+    if pod.reason == "Evicted" and _OF_DISK.search(pod.message):
         words = "wrote more to its disk than it asked for"
         return _of_code(job, main, word, disk_full=words)
     if job.stopping:

@@ -23,14 +23,12 @@ Key = tuple[str, int]
 _SILENT = 12.0  # s; less than the watcher waits before it ends what seems to run too long
 _PATIENCE = 120.0  # s for which an attempt is told of whose Job is gone
 _OVERDUE = 30.0  # s beyond its grace after which a pod that is to end has a node that does not answer
-_DELETED = "the Job was deleted"
 
 
 class Mirror:
     """The observations of all attempts of one server instance in one namespace."""
 
     def __init__(self, cluster: Cluster, namespace: str, instance: str, relist_seconds: float = 60) -> None:
-        self._cluster = cluster
         lock = threading.RLock()
         self._news = threading.Condition(lock)
         self._told = 0
@@ -50,11 +48,10 @@ class Mirror:
             followed.start()
 
     def close(self) -> None:
-        """Follow no more."""
+        """Follow no more. Who made the cluster closes it."""
         with self._news:
             for followed in self._followed:
                 followed.close()
-        self._cluster.close()
 
     def observations(self, patience: float = 30) -> list[Observation]:
         """What is known now; waits for the first lists, ``patience`` seconds at most.
@@ -143,7 +140,9 @@ class Attempts:
 
     def ghost(self, key: Key) -> None:
         """The Job of this attempt is gone, and not by us: its pods are still to be seen to their end."""
-        self.jobs.by_key[key] = replace(self.jobs.by_key[key], over="Failed", why=_DELETED)
+        self.jobs.by_key[key] = replace(
+            self.jobs.by_key[key], over="Failed", why="the Job was deleted", gone=True
+        )
         self._ghosts.setdefault(key, self.monotonic())
         self.diagnose(key)
 
@@ -151,7 +150,7 @@ class Attempts:
         """Let go of Jobs that were gone for so long that whoever wanted to note it has."""
         for key, since in list(self._ghosts.items()):
             job = self.jobs.by_key.get(key)
-            if job is None or job.why != _DELETED:
+            if job is None or not job.gone:
                 del self._ghosts[key]
             elif self.monotonic() - since > patience and not self.pods.living(key):
                 del self._ghosts[key]

@@ -10,7 +10,6 @@ lets anything start, and the first pod to ask is the only one that ever may.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterable
 
@@ -21,7 +20,7 @@ from runners.kubernetes.manifest import PodSettings
 from runners.kubernetes.mirror import Mirror
 from uws_server.domain.runspec import RunSpec
 
-_CONFLICT, _NOT_FOUND, _FORBIDDEN = 409, 404, 403
+_CONFLICT, _NOT_FOUND = 409, 404
 _INVALID = (400, 413, 422)
 _TRIES = 3
 _RELABELLED = (
@@ -209,8 +208,3 @@ class KubernetesRunner:
 
     def _path(self, job_id: str, attempt: int) -> str:
         return f"{self._jobs}/{manifest.name(job_id, attempt)}"
-
-
-def rendered(spec: RunSpec, settings: PodSettings) -> str:
-    """The Job of a run spec as JSON, with a token that is good for nothing: for people to read."""
-    return json.dumps(manifest.job(spec, settings, "https://…/agent/v1", "…"), indent=1, ensure_ascii=False)

@@ -57,7 +57,7 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The Job of an attempt. ``over`` is '', ``Complete`` or ``Failed``; ``refused`` why it has no pod."""
+    """The Job of an attempt, ``gone`` where others deleted it. ``over`` is '', ``Complete`` or ``Failed``."""
 
     job_id: str
     attempt: int
@@ -70,6 +70,7 @@ class Job:
     memory: int
     duration: int
     image: str
+    gone: bool = False
 
 
 def key(document: Document) -> tuple[str, int] | None:

@@ -77,11 +77,12 @@ class Watched:
     def __init__(self, double: ApiDouble, kubeconfig: Path) -> None:
         self.double = double
         self.kubeconfig = kubeconfig
-        self.mirrors: list[Mirror] = []
+        self.mirrors: list[tuple[Mirror, Cluster]] = []
 
     def mirror(self, relist: float = 60) -> Mirror:
-        made = Mirror(Cluster(str(self.kubeconfig)), "jobs", "archive", relist)
-        self.mirrors.append(made)
+        cluster = Cluster(str(self.kubeconfig))
+        made = Mirror(cluster, "jobs", "archive", relist)
+        self.mirrors.append((made, cluster))
         made.start()
         return made
 
@@ -91,8 +92,9 @@ def api(tmp_path: Path) -> Iterator[Watched]:
     with serving(tmp_path) as (double, kubeconfig):
         watched = Watched(double, kubeconfig)
         yield watched
-        for one in watched.mirrors:
+        for one, cluster in watched.mirrors:
             one.close()
+            cluster.close()
 
 
 def seen(mirror: Mirror) -> dict[Key, Observation]:
