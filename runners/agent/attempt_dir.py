@@ -12,7 +12,7 @@ import os
 import stat
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from uws_server.domain.runspec import RunSpec
 
@@ -54,6 +54,18 @@ class Access:
         return cls(**{name: value for name, value in json.loads(text).items() if name in known})
 
 
+class Exit(NamedTuple):
+    """``logs/exit``: how the user's code ended, in the words of who held it.
+
+    ``instant`` in milliseconds since 1970 UTC; ``word`` is `ended`, `stopped` or `timed-out` in a pod, and
+    empty elsewhere. A pod's user code can write there too: what makes no sense is None.
+    """
+
+    code: int | None
+    instant: int | None
+    word: str
+
+
 class AttemptDir:
     """One attempt's directory."""
 
@@ -63,16 +75,17 @@ class AttemptDir:
         self.access = Access.from_json((top / "agent.json").read_bytes())
         self.inputs = top / "work" / "inputs"
 
-    def ended(self) -> bool:
-        """Whether the user's code and its tree have ended."""
-        return bool(self.hostile(("logs", "exit"), 64))
-
-    def exit_code(self) -> int | None:
-        """The exit code of the user's code; None when nobody could write it down."""
-        try:
-            return int(self.hostile(("logs", "exit"), 64).split()[0])
-        except (ValueError, IndexError):
+    def exit(self) -> Exit | None:
+        """How the user's code and its tree ended; None before that, or when nobody could write it down."""
+        text = self.hostile(("logs", "exit"), 64)
+        if not text:
             return None
+        code, instant, word, *_ = (*text.decode(errors="replace").split(), "", "", "")
+        return Exit(_number(code), _number(instant), word)
+
+    def started(self) -> int | None:
+        """When the user's code started, where only the wrapper knows: milliseconds since 1970 UTC."""
+        return _number(self.hostile(("logs", "started"), 64).decode(errors="replace").strip())
 
     def read_json(self, name: str) -> Any:
         """What a file of our own directly in the directory holds; None when it is not there."""
@@ -83,9 +96,7 @@ class AttemptDir:
 
     def write_json(self, name: str, value: Any) -> None:
         """Replace a file of our own in one step."""
-        temporary = self.top / f"{name}.new"
-        temporary.write_text(json.dumps(value, ensure_ascii=True))
-        temporary.replace(self.top / name)
+        replace_text(self.top / name, json.dumps(value, ensure_ascii=True))
 
     def directory(self, *path: str) -> int:
         """A descriptor of a directory below the attempt's, reached without following a link."""
@@ -119,6 +130,17 @@ class AttemptDir:
             return open_regular(directory, path[-1])
         finally:
             os.close(directory)
+
+
+def _number(word: str) -> int | None:
+    return int(word) if word.isascii() and word.isdigit() else None
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file in one step: who reads it sees all of it or nothing."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def step_into(directory: int, name: str) -> int:

@@ -72,7 +72,8 @@ class Finish:
         faults = list(found.faults)
         if cut_off:
             faults.append("Not everything could be stored in the time that was left")
-        if self._attempt.exit_code() == 0:
+        end = self._attempt.exit()
+        if end is not None and end.code == 0:
             faults += [
                 f"The job made no file for its output '{one.id}' ({one.glob})" for one in found.missing
             ]

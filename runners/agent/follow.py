@@ -103,7 +103,7 @@ class Follower:
         progress = Progress(self._attempt, door)
         start = time.monotonic()
         upload_at = report_at = start
-        while not (self._attempt.ended() or self._deadline.near):
+        while self._attempt.exit() is None and not self._deadline.near:
             now = time.monotonic()
             if now >= upload_at:
                 with suppress(Away, OSError):  # nothing is lost: such as a disk that is full for a while
@@ -121,10 +121,10 @@ class Follower:
         """Where nobody else can tell when the user's code started, such as in a pod."""
         if self._start_told:
             return
-        word = self._attempt.hostile(("logs", "started"), 64).strip()
-        if word.isdigit():
+        at = self._attempt.started()
+        if at is not None:
             with suppress(Refused):
-                self._start_told = door.started(int(word))
+                self._start_told = door.started(at)
 
     def _terminate(self, _signal: int, _frame: FrameType | None) -> None:
         seconds = self._seconds_left()
@@ -138,8 +138,8 @@ class Follower:
 
     def _seconds_left(self) -> float:
         """A kubelet tells the agent to end as soon as the user's code has ended: that is no stop."""
-        word = self._attempt.hostile(("logs", "exit"), 64).split()[2:]
-        if word in ([b"ended"], [b"timed-out"]):
+        end = self._attempt.exit()
+        if end is not None and end.word in {"ended", "timed-out"}:
             return max(self._grace, self._attempt.access.storing_seconds)
         return self._grace
 

@@ -28,7 +28,7 @@ _PART = ".stage-in-part-"  # how files begin that are not whole yet
 _PROGRESS = 64 * 1024  # bytes after which a failure is a new one
 
 
-def stage_in(attempt: AttemptDir) -> dict[str, Any]:
+def fetch_inputs(attempt: AttemptDir) -> dict[str, Any]:
     """Fill ``work/inputs``; what came of it, as it stands in ``stage-in.json``.
 
     :raises Fenced: the attempt is no longer wanted.

@@ -13,16 +13,15 @@ import hashlib
 import json
 import os
 import signal
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
-from runners.agent.attempt_dir import Access, AttemptDir
+from runners.agent.attempt_dir import Access, AttemptDir, replace_text
 from runners.agent.deadline import Deadline
 from runners.agent.door import Away, Door, Fenced, Refused
+from runners.agent.stage_in import stage_in
 from uws_server.domain.runspec import RunSpec, parameters_file
 from uws_server.domain.wire import FENCED, STAGE_IN_FAILED
 
@@ -30,7 +29,6 @@ TERMINATION = Path("/dev/termination-log")
 _MESSAGE = 4000  # bytes; the kubelet cuts at 4096
 _TAIL = 1024  # bytes of stderr that are looked at
 _GO, _NEVER = "go", "never"
-_TERMINATED = 128 + signal.SIGTERM
 
 
 class Pod:
@@ -50,8 +48,6 @@ class Pod:
 
     def run(self) -> int:
         """Everything from the first question to the manifest; the exit code."""
-        # As process 1 it would not hear of it otherwise.
-        signal.signal(signal.SIGTERM, _end)
         try:
             if not (self._top / "spec.json").exists():
                 self._begin()
@@ -84,14 +80,10 @@ class Pod:
             (work / name).mkdir(parents=True, exist_ok=True)
         (work / "uws" / "parameters.json").write_text(parameters_file(spec, self._work))
         # The run spec last: where it is, all of this is.
-        for name, content in (("agent.json", json.dumps(asdict(self._access))), ("spec.json", text)):
-            temporary = self._top / f"{name}.new"
-            temporary.write_text(content)
-            temporary.replace(self._top / name)
+        replace_text(self._top / "agent.json", json.dumps(asdict(self._access)))
+        replace_text(self._top / "spec.json", text)
 
     def _stage_in(self, attempt: AttemptDir) -> int:
-        from runners.agent.__main__ import stage_in
-
         code = stage_in(attempt)
         if code == 0:
             return 0
@@ -122,12 +114,11 @@ class Pod:
                 "detail": out.get("detail", ""),
                 "transient": out.get("transient", True),
             }
-        started = attempt.hostile(("logs", "started"), 64).split()
-        ended = attempt.hostile(("logs", "exit"), 64).split()
-        if len(started) == 1 and started[0].isdigit():
-            word["started"] = int(started[0])
-        if len(ended) == 3 and ended[1].isdigit():
-            word |= {"ended": int(ended[1]), "timed_out": ended[2] == b"timed-out"}
+        started, end = attempt.started(), attempt.exit()
+        if started is not None:
+            word["started"] = started
+        if end is not None and end.instant is not None:
+            word |= {"ended": end.instant, "timed_out": end.word == "timed-out"}
         try:
             word["hint"] = json.loads(attempt.hint("error.json", 64 * 1024))
         except (ValueError, RecursionError):
@@ -152,7 +143,3 @@ def _shortened(value: Any, most: int) -> Any:
             return value
         case _:
             return None
-
-
-def _end(_signal: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(_TERMINATED)

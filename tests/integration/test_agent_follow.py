@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from flask import Response
 
+from runners.agent.attempt_dir import AttemptDir, Exit
 from runners.local.capped_log import CappedLog
 from tests.integration.agent_door import JOB, OURS, Attempt, DoorDouble, ended, kill, serving, until
 from uws_server.domain.runspec import AttemptLimits, Output
@@ -622,6 +623,26 @@ def test_a_disk_that_is_full_for_a_while(door: DoorDouble, port: int, tmp_path: 
     until(lambda: door.log("stdout") == b"log")
     attempt.end()
     assert ended(agent) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("", None),
+        ("0 1700000000000\n", Exit(0, 1_700_000_000_000, "")),
+        ("137 1700000000000 timed-out\n", Exit(137, 1_700_000_000_000, "timed-out")),
+        ("\n", Exit(None, None, "")),
+        ("-1 1e3 \N{SUPERSCRIPT TWO} x y", Exit(None, None, "\N{SUPERSCRIPT TWO}")),
+        ("\N{SUPERSCRIPT TWO} 5", Exit(None, 5, "")),
+    ],
+)
+def test_how_the_code_ended_is_read_from_what_user_code_may_have_written(
+    tmp_path: Path, text: str, end: Exit | None
+) -> None:
+    attempt = Attempt(tmp_path / "a", 1)
+    assert AttemptDir(attempt.top).exit() is None
+    (attempt.logs / "exit").write_text(text)
+    assert AttemptDir(attempt.top).exit() == end
 
 
 # SIGTERM ------------------------------------------------------------------------------------------

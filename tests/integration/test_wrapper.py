@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -283,6 +284,25 @@ def test_an_agent_that_is_told_to_end_before_it_listens_ends(wrapper_program: Pa
         until(lambda: children.read_text().split(), what="the agent")
         os.kill(inner(process), signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM
+
+
+def test_an_agent_that_is_told_to_end_at_its_door_ends(wrapper_program: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        own = {
+            "UWS_AGENT_URL": f"http://127.0.0.1:{door.getsockname()[1]}",
+            "UWS_AGENT_TOKEN": "token",
+            "UWS_POD": "pod",
+            "UWS_SPEC_SHA256": "0" * 64,
+            "UWS_WORK": "/uws",
+        }
+        agent = (sys.executable, "-m", "runners.agent", "pod", str(tmp_path), str(tmp_path))
+        environment = [f"{name}={value}" for name, value in own.items()]
+        with as_init(wrapper_program, "env", *environment, *agent) as process:
+            door.settimeout(20)
+            connection, _ = door.accept()
+            os.kill(inner(process), signal.SIGTERM)
+            assert process.wait(20) == 128 + signal.SIGTERM
+            connection.close()
 
 
 def test_an_agent_that_listens_is_told_to_end(wrapper_program: Path) -> None:
