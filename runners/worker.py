@@ -78,18 +78,14 @@ class Worker:
             spec = render(self._catalog.get(job.service), job)
         except Refused as error:
             # The template has changed or gone since the job was checked.
-            summary = ErrorSummary(f"the job can no longer be started: {error}", transient=False)
-            self._changes.apply(job.id, Unstartable(job.attempt, summary))
-            return True
+            return self._fail(job, f"the job can no longer be started: {error}")
         token = agent_token(self._secret, job.id, job.attempt)
         try:
             self._runner.start(spec, self._agent_url, token, lambda: self._confirm(job))
         except _ClaimLost:
             return True
         except Unrunnable as error:
-            summary = ErrorSummary(str(error), transient=False)
-            self._changes.apply(job.id, Unstartable(job.attempt, summary))
-            return True
+            return self._fail(job, str(error))
         except Busy as busy:
             self._changes.apply(job.id, Postponed(job.attempt, str(busy)))
             return False
@@ -98,12 +94,16 @@ class Worker:
             log.exception("job %s attempt %d could not be started", job.id, job.attempt)
             if job.lapses >= _TRIES:
                 said = f"the site could not start the job in {_TRIES} tries ({type(error).__name__})"
-                self._changes.apply(job.id, Unstartable(job.attempt, ErrorSummary(said, transient=True)))
-                return True
+                return self._fail(job, said, transient=True)
             reason = f"the site could not start it just now ({type(error).__name__}); it is tried again"
             self._changes.apply(job.id, Reasoned(job.attempt, reason))
             return False
         self._changes.apply(job.id, Launched(job.attempt))
+        return True
+
+    def _fail(self, job: Job, message: str, *, transient: bool = False) -> bool:
+        """End a job that cannot be started; True, as the site may take others."""
+        self._changes.apply(job.id, Unstartable(job.attempt, ErrorSummary(message, transient=transient)))
         return True
 
     def _confirm(self, job: Job) -> None:
