@@ -333,12 +333,12 @@ def list_templates(file: Path | None, data: Path | None) -> None:
 
 
 def _build(settings: Settings) -> Services:
-    from uws_server.factory import NotDurable, build
+    from uws_server.factory import NewerStore, NotDurable, build
     from uws_server.store.base import StoreUnavailable
 
     try:
         return build(settings)
-    except NotDurable as error:
+    except (NotDurable, NewerStore) as error:
         _fail(str(error), EX_CONFIG)
     except StoreUnavailable as error:
         said = str(error.__cause__ or error).rstrip(".")

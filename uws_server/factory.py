@@ -9,12 +9,14 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from uws_server import __version__
 from uws_server.config import BadConfig, Settings
 from uws_server.domain.errors import Refused
 from uws_server.domain.instants import Instant
 from uws_server.domain.runspec import AttemptLimits, RunSpec
 from uws_server.site_offers import ReportedSite, SiteOffer, offered
 from uws_server.storage.base import Aside, directly
+from uws_server.store.base import SCHEMA
 
 if TYPE_CHECKING:
     from job_templates.catalog import Catalog
@@ -35,6 +37,10 @@ _ALPHABET = "0123456789abcdefghijklmnopqrstuv"
 
 class NotDurable(Exception):
     """The store may lose what it acknowledges; ``str()`` has one sentence a line."""
+
+
+class NewerStore(Exception):
+    """A later version of this program has written the store, in a way that this one may misread."""
 
 
 def clock() -> Instant:
@@ -222,14 +228,29 @@ class Services:
         if problems := self.store.check():
             raise NotDurable("\n".join((*problems, "redis.durable: false permits that")))
 
+    def require_known(self) -> None:
+        """Refuse to go on with a store that a later version of this program has written.
+
+        :raises NewerStore: with what to do.
+        :raises StoreUnavailable: it does not answer.
+        """
+        found = self.store.schema()
+        if found > SCHEMA:
+            raise NewerStore(
+                f"the job store is of version {found}, and uws-server {__version__} knows versions up to "
+                f"{SCHEMA}: run the version of uws-server that wrote it, or a later one; nothing was changed"
+            )
+
 
 def build(settings: Settings) -> Services:
     """The services of one process, on a store that keeps what it acknowledges.
 
     :raises BadConfig: the settings cannot be used.
     :raises NotDurable: the store may lose jobs and the settings do not permit that.
+    :raises NewerStore: a later version has written the store.
     :raises StoreUnavailable: the store does not answer.
     """
     services = Services(settings)
     services.require_durable()
+    services.require_known()
     return services

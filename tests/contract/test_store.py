@@ -34,6 +34,7 @@ from uws_server.domain.job import ErrorSummary, Job, Parameter, Workload
 from uws_server.domain.phase import LISTED, Phase
 from uws_server.store import records
 from uws_server.store.base import (
+    SCHEMA,
     Capacity,
     Due,
     FencedOff,
@@ -659,3 +660,35 @@ def test_an_id_without_a_record_does_not_block_a_line(redis_store: RedisStore) -
     redis_store.client.delete("uws:j:1")
     assert redis_store.claim("local", ROOM, 60) is None
     assert redis_store.claim("local", ROOM, 60) == "2"
+
+
+@pytest.mark.covers("4:schema-version")
+def test_the_version_of_an_empty_store_is_that_of_who_asks_first(store: JobStore) -> None:
+    assert store.schema(SCHEMA + 1) == SCHEMA + 1
+    assert store.schema() == SCHEMA + 1
+    put(store)
+    assert store.schema(SCHEMA + 2) == SCHEMA + 1
+
+
+@pytest.mark.covers("4:schema-version")
+def test_a_store_with_jobs_from_before_versions_were_noted_is_of_the_first(store: JobStore) -> None:
+    put(store)
+    assert store.schema(2) == 1
+
+
+@pytest.mark.covers("4:schema-version")
+def test_of_several_that_start_at_once_all_are_told_the_same_version(store: JobStore) -> None:
+    together = threading.Barrier(16)
+    told: list[int] = []
+
+    def start(ours: int) -> None:
+        together.wait(20)
+        told.append(store.schema(ours))
+
+    starting = [threading.Thread(target=start, args=(1 + number % 4,)) for number in range(16)]
+    for thread in starting:
+        thread.start()
+    for thread in starting:
+        thread.join(20)
+    assert len(told) == 16
+    assert len(set(told)) == 1

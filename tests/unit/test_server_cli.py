@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from uws_server import __version__
+from uws_server.store.base import SCHEMA
+from uws_server.store.redis import RedisStore
+
 COMMANDS = ("up", "web", "worker", "watch", "reconcile", "check", "templates")
 
 
@@ -161,3 +165,22 @@ def test_a_ready_file_that_cannot_be_written_is_refused_before_anything_starts(t
         f"uws-server: --ready-file {file} cannot be written: {file.parent} is no directory to write in\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.covers("4:schema-version")
+@pytest.mark.parametrize("words", [("web",), ("worker", "--site", "local"), ("reconcile",)])
+def test_a_store_of_a_later_version_is_refused_and_left_as_it_is(
+    tmp_path: Path, redis_url: str, words: tuple[str, ...]
+) -> None:
+    store = RedisStore(redis_url)
+    store.schema(SCHEMA + 1)
+    file = tmp_path / "uws.yaml"
+    file.write_text(f"data: {tmp_path}/data\nredis: {{url: '{redis_url}'}}\n")
+    done = _uws_server(*words, "--config", str(file))
+    assert done.returncode == 78
+    assert done.stderr == (
+        f"uws-server: the job store is of version {SCHEMA + 1}, and uws-server {__version__} knows versions "
+        f"up to {SCHEMA}: run the version of uws-server that wrote it, or a later one; nothing was changed\n"
+    )
+    assert store.client.keys() == ["uws:schema"]
+    store.close()

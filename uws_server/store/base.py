@@ -11,6 +11,14 @@ from uws_server.domain.instants import Instant
 from uws_server.domain.job import Job
 from uws_server.domain.phase import Phase
 
+SCHEMA = 1
+"""The version of what a store keeps, and under which names: the newest that this program knows.
+
+A later version raises it when an earlier program could misread what it writes, reads every version from 1 on,
+and writes its own where it changes a record. The stored number follows by a compare-and-set, once no process
+of the earlier version runs: from then on those refuse to start (`JobStore.schema`).
+"""
+
 
 class Due(Enum):
     """The time-ordered indexes that the reconciler works from; never a walk over all jobs."""
@@ -215,6 +223,13 @@ class JobStore(Protocol):
 
     def last_event(self) -> str:
         """The id of the newest entry of the event stream, "" when there is none."""
+
+    def schema(self, ours: int = SCHEMA) -> int:
+        """The version of what is kept here, see `SCHEMA`.
+
+        Where none is noted yet it is noted now: ``ours`` for an empty store, 1 for one that has had jobs. Of
+        several that ask at once all are told the same.
+        """
 
     def check(self) -> list[str]:
         """Sentences about what keeps the store from being durable; none when all is well."""

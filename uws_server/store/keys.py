@@ -13,6 +13,7 @@
     i:{digest}                   idempotency keys
     lease:{name} fence           leases and the counter of their fences
     events                       the event stream, its length bounded
+    schema                       the version of all this, see `store.base.SCHEMA`
 
 Owners are written as `member` says.
 """
@@ -28,6 +29,7 @@ PREFIX = "uws:"
 JOBS = PREFIX + "j:"
 EVENTS = PREFIX + "events"
 FENCE = PREFIX + "fence"
+SCHEMA = PREFIX + "schema"
 
 
 def job(job_id: str) -> str:

@@ -12,6 +12,7 @@ from uws_server.domain.instants import Instant
 from uws_server.domain.job import Job, Workload
 from uws_server.domain.phase import Phase
 from uws_server.store.base import (
+    SCHEMA,
     Capacity,
     Due,
     FencedOff,
@@ -48,6 +49,7 @@ class MemoryStore:
         self._unwanted: dict[str, set[tuple[str, int]]] = {}
         self._leases: dict[str, tuple[Lease, Instant]] = {}
         self._fence = 0
+        self._schema = 0
         self._events: list[JobEvent] = []
         self._sizes: dict[str, dict[str, int]] = {}
         self._places: dict[str, str] = {}
@@ -328,6 +330,12 @@ class MemoryStore:
         """See `JobStore.last_event`."""
         with self._guard:
             return self._events[-1].id if self._events else ""
+
+    def schema(self, ours: int = SCHEMA) -> int:
+        """See `JobStore.schema`."""
+        with self._guard:
+            self._schema = self._schema or (1 if self._events else ours)
+            return self._schema
 
     def check(self) -> list[str]:
         """See `JobStore.check`."""

@@ -24,6 +24,7 @@ from uws_server.domain.instants import Instant
 from uws_server.domain.job import Job
 from uws_server.store import keys, records
 from uws_server.store.base import (
+    SCHEMA,
     Capacity,
     Due,
     FencedOff,
@@ -102,6 +103,7 @@ class RedisStore:
         self._lease = self._script("lease")
         self._release = self._script("release")
         self._select = self._script("select")
+        self._schema = self._script("schema")
 
     def _script(self, name: str) -> Script:
         text = resources.files(__package__).joinpath("lua", f"{name}.lua").read_text()
@@ -301,6 +303,11 @@ class RedisStore:
         return str(newest[0][0]) if newest else ""
 
     # -- health ---------------------------------------------------------------------------------------
+
+    def schema(self, ours: int = SCHEMA) -> int:
+        """See `JobStore.schema`."""
+        with _reached():
+            return int(self._schema([keys.SCHEMA, keys.EVENTS], [ours]))
 
     def check(self) -> list[str]:
         """See `JobStore.check`."""
