@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from runners.base import Unreachable
 from runners.local import site_files
 from runners.local.isolation import Isolation, IsolationError, LocalSettings, probe
 from runners.local.runner import LocalRunner
@@ -46,10 +47,13 @@ def _too_open(settings: Settings, name: str, found: Isolation) -> str:
 def open_runner(settings: Settings, name: str) -> LocalRunner:
     """The runner of one site.
 
-    :raises BadConfig: see `isolation`.
+    :raises BadConfig: see `isolation`; or the site's directory is not there any more.
     """
     isolation(settings, name)
-    return LocalRunner(_directory(settings, name), local_settings(settings, settings.sites[name]))
+    try:
+        return LocalRunner(_directory(settings, name), local_settings(settings, settings.sites[name]))
+    except Unreachable as error:
+        raise BadConfig(f"sites.{name}: {error}") from error
 
 
 def interrupt(settings: Settings, name: str) -> None:

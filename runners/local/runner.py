@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from runners import ending
-from runners.base import Busy, Observation, State, no_doubt
+from runners.base import Busy, Observation, State, Unreachable, no_doubt
 from runners.local import cgroups, launch, site_files, trees
 from runners.local.isolation import Isolation, LocalSettings, probe
 from runners.local.leftovers import end_leftovers
@@ -36,6 +36,7 @@ class LocalRunner:
     """The runner of the local site whose directory is `directory`.
 
     :raises IsolationError: the isolation the settings ask for does not work here.
+    :raises Unreachable: the directory was there once and is not now, as when its disk is not mounted.
     """
 
     def __init__(self, directory: Path, settings: LocalSettings | None = None) -> None:
@@ -45,8 +46,17 @@ class LocalRunner:
         self._attempts = self._site / "attempts"
         self._trash = self._site / "trash"
         self._watchers = self._site / site_files.WATCHERS
+        # Beside the directory, which may be a disk of its own: without it the site would look as if it knew
+        # of no attempt, and all that run there would be taken for lost.
+        made = directory.absolute().with_name(f"{directory.name}.made")
+        if made.exists() and not self._attempts.is_dir():
+            raise Unreachable(
+                f"the site's directory {self._site} is not as it was left: is its disk mounted? If what ran "
+                f"there is gone for good, remove {made}"
+            )
         for path in (self._attempts, self._trash, self._watchers):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made.touch()
         self._view = view(self._settings.read_only, (*self._settings.hidden, self._site))
         self._uids = Uids(self._settings.uid_registry, self._settings.uid_first, self._settings.uid_last)
         self._bell: socket.socket | None = None
@@ -94,6 +104,8 @@ class LocalRunner:
                 raise Busy("The site's disk is full.") from error
             if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
                 raise Busy(f"The site's machine is full: {error.strerror}.") from error
+            if not self._attempts.is_dir():
+                raise Busy("The site's directory is not there.") from error
             raise
 
     def prepare(self, spec: RunSpec, agent_url: str, token: str) -> None:
@@ -153,10 +165,17 @@ class LocalRunner:
     # -- observe
 
     def observe(self) -> Iterable[Observation]:
-        """Every attempt that this site still knows, whoever started it."""
+        """Every attempt that this site still knows, whoever started it.
+
+        :raises Unreachable: its directory is not there.
+        """
         self._reap()
         found = []
-        for name in sorted(os.listdir(self._attempts)):
+        try:
+            names = sorted(os.listdir(self._attempts))
+        except OSError as error:
+            raise Unreachable(f"{self._attempts} cannot be read: {error.strerror}") from error
+        for name in names:
             match = _NAME.fullmatch(name)
             if match:
                 seen = look(self._attempts / name, match["job"], int(match["attempt"]), self._watchers)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.base import Busy, Cause, State
+from runners.base import Busy, Cause, State, Unreachable
 from runners.local import cgroups
 from runners.local.isolation import LocalSettings, Mode, probe
 from tests.local_site import QUICK, SMALL, LocalSite, local_site, modes, until, with_command_line
@@ -454,3 +454,20 @@ def test_a_full_site_is_busy_or_refuses(tmp_path: Path, mode: Mode) -> None:
         outcome = site.run("/bin/true", resources=Resources(gpu=1)).outcome
         assert outcome is not None
         assert (outcome.cause, outcome.message) == (Cause.REFUSED, "This site has no GPU to give to a job.")
+
+
+@pytest.mark.covers("3:local-runner")
+def test_a_site_whose_disk_is_not_there_is_no_site_that_knows_nothing(tmp_path: Path) -> None:
+    with local_site(tmp_path / "site", modes()[-1]) as site:
+        site.run("/bin/true")
+        site.directory.rename(tmp_path / "elsewhere")
+        site.directory.mkdir()  # as a mount point is
+        with pytest.raises(Unreachable, match="cannot be read"):
+            list(site.runner.observe())
+        with pytest.raises(Busy, match="not there"):
+            site.start("/bin/true")
+        with pytest.raises(Unreachable, match="is its disk mounted"):
+            site.another()
+        site.directory.rmdir()
+        (tmp_path / "elsewhere").rename(site.directory)
+        assert len(list(site.another().observe())) == 1
