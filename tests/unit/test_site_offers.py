@@ -46,6 +46,33 @@ def test_what_is_measured_once_is_stated_from_then_on() -> None:
     assert again.sites["local"] == found
 
 
+class CountingStore(MemoryStore):
+    """Counts how often it is asked for a capacity: with Redis a call each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def capacity(self, site: str) -> Capacity | None:
+        self.asked.append(site)
+        return super().capacity(site)
+
+
+def test_each_site_is_asked_once_for_what_it_has() -> None:
+    store = CountingStore()
+    engine = Engine(store)
+    engine.jobs._sites = {name: ReportedSite(name, frozenset({"command"}), store) for name in ("a", "b", "c")}
+    for site in ("a", "b"):
+        store.report_capacity(site, Capacity(1, 10, 2**40))
+    assert engine.submit().site == "c"
+    assert store.asked == ["a", "b", "c"]
+    store.report_capacity("c", Capacity(1, 4000, 2**20))
+    store.asked.clear()
+    with pytest.raises(BadRequest, match="of memory"):
+        engine.submit()
+    assert store.asked == ["a", "b", "c"]
+
+
 def test_a_job_waits_for_a_site_that_nobody_has_served_yet() -> None:
     engine = Engine()
     engine.jobs._sites = {"far": ReportedSite("far", frozenset({"command"}), engine.store)}

@@ -95,7 +95,7 @@ class Jobs:
     def create(self, caller: Caller, service: str, request: Request) -> Job:
         """A new job, PENDING, or QUEUED when the request says so.
 
-        Cost: one script call; with uploads two calls more, and one PUT each.
+        Cost: one script call and those of `site_for`; with uploads two calls more, and one PUT each.
 
         :raises BadRequest: a parameter is unknown or ill-typed; the sentence names it.
         :raises Conflict: the idempotency key was used for something else.
@@ -105,17 +105,17 @@ class Jobs:
         self._check_size(request.parameters)
         parameters = self._named(template, request.parameters)
         self._uploads.check_before(template, "", parameters, request.uploads)
-        self._placeable(template, parameters)
+        wish = self._placed(template, parameters)
         job_id = self._new_id()
         if not request.uploads:
-            return self._commit(caller, template, job_id, parameters, request)
+            return self._commit(caller, template, job_id, parameters, request, wish)
         # Noted first: content that no job comes to is cleared away by the reconciler.
         self._store.reserve(job_id, self._store.now() + _RESERVED)
         try:
             parameters = self._uploads.store(job_id, template, parameters, request.uploads)
             if streamed(request.uploads):
                 self._uploads.check(template, job_id, parameters)
-            stored = self._commit(caller, template, job_id, parameters, request)
+            stored = self._commit(caller, template, job_id, parameters, request, wish)
         except Refused:
             # Certainly no job. Where it is not known, because the store did not answer, nothing is removed.
             self._objects.delete(prefix_of(job_id))
@@ -131,6 +131,7 @@ class Jobs:
         job_id: str,
         parameters: tuple[Parameter, ...],
         request: Request,
+        wish: RunRequested,
     ) -> Job:
         now = self._clock()
         job = Job(
@@ -147,7 +148,7 @@ class Jobs:
             template=template.digest,
         )
         if request.run:
-            job = replace(advance(job, self._run(template, job), now), version=1)
+            job = replace(advance(job, wish, now), version=1)
         fingerprint = _fingerprint(template.name, request, parameters) if request.idempotency_key else ""
         try:
             stored = self._store.create(job, request.idempotency_key, fingerprint)
@@ -185,14 +186,14 @@ class Jobs:
     def _named(self, template: Template, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
         return tuple(replace(parameter, name=template.canonical(parameter.name)) for parameter in parameters)
 
-    def _run(self, template: Template, job: Job) -> RunRequested:
-        resources = template.resources_of(job.parameters)
+    def _placed(self, template: Template, parameters: Sequence[Parameter]) -> RunRequested:
+        """Where a job with these parameters would run, and with what.
+
+        :raises BadRequest: no site could ever run it; known before that is wished for.
+        """
+        resources = template.resources_of(parameters)
         site = site_for(self._sites.values(), template, resources)
         return RunRequested(site.name, resources.cpu_milli, resources.memory_bytes)
-
-    def _placeable(self, template: Template, parameters: Sequence[Parameter]) -> None:
-        """Refuse what no site could ever run, before it is wished for."""
-        site_for(self._sites.values(), template, template.resources_of(parameters))
 
     def _destruction(self, template: Template, wish: Instant, now: Instant) -> Instant:
         # A wish in the past means "destroy now" (UWS-67); one beyond the ceiling is clipped (UWS-66).
@@ -259,7 +260,7 @@ class Jobs:
         template = self._catalog.get(service)
 
         def wish(found: Job) -> RunRequested:
-            wanted = self._run(template, found)
+            wanted = self._placed(template, found.parameters)
             advance(found, wanted, self._clock())  # refused before the parameters are looked at
             self._uploads.check(template, found.id, found.parameters)
             return wanted
@@ -324,7 +325,7 @@ class Jobs:
             everything = merged(found.parameters, changed)
             self._check_size(everything)
             self._uploads.check(template, found.id, everything)
-            self._placeable(template, everything)
+            self._placed(template, everything)
             return ParametersPut(changed, run_id)
 
         try:
