@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +22,25 @@ class Failed(Exception):
     """The cluster is not what was asked for; the message says what to look at."""
 
 
-def run(*words: str | Path, text: str | None = None, seconds: float = 60) -> str:
-    """What a command prints; raises `Failed` with what it complained of when it fails."""
+def run(
+    *words: str | Path,
+    text: str | None = None,
+    seconds: float = 60,
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> str:
+    """What a command prints; raises `Failed` with what it complained of when it fails.
+
+    ``environment`` is besides that of this process.
+    """
     done = subprocess.run(
         [str(word) for word in words],
         input=text,
         capture_output=True,
         text=True,
         timeout=seconds,
+        env=os.environ | (environment or {}),
+        cwd=directory,
         check=False,
     )
     if done.returncode:

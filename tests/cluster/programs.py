@@ -13,7 +13,6 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -95,18 +94,12 @@ def install_debian_packages(wanted: Mapping[str, str] = DEBIAN) -> None:
         policy.chmod(0o755)
     try:
         run("apt-get", "update", "-q", seconds=300)
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        done = subprocess.run(
-            ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
+        run(
+            *("apt-get", "install", "-y", "-q", "--no-install-recommends", *missing),
+            environment={"DEBIAN_FRONTEND": "noninteractive"},
+            text="",  # nobody is there to answer
+            seconds=900,
         )
-        if done.returncode:
-            raise Failed(f"apt-get could not install {' '.join(missing)}: {done.stderr[-1500:]}")
     finally:
         if ours:
             policy.unlink()
@@ -216,25 +209,20 @@ def _build(go: Path, module: str, package: str, program: Path, flags: str = "") 
     if program.exists():
         return
     began = time.monotonic()
-    environment = os.environ | {
+    environment = {
         "CGO_ENABLED": "0",
         "GOFLAGS": "-p=2 -trimpath -mod=readonly -buildvcs=false",
         "GOTOOLCHAIN": "local",
     }
     with tempfile.TemporaryDirectory(dir=program.parent) as work:
         half = Path(work, program.name)
-        done = subprocess.run(
-            ["nice", "-n", "10", str(go), "build", "-ldflags", f"-s -w{flags}", "-o", str(half), package],
-            cwd=MODULES / module,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=2400,
-            check=False,
+        run(
+            *("nice", "-n", "10", go, "build", "-ldflags", f"-s -w{flags}", "-o", half, package),
+            directory=MODULES / module,
+            environment=environment,
+            text="",
+            seconds=2400,
         )
-        if done.returncode:
-            raise Failed(f"go build {package}: {done.stderr[-3000:]}")
         # Moved when whole: a build that is killed leaves no half program.
         half.rename(program)
     say(f"built {program.name} in {time.monotonic() - began:.0f} s")

@@ -216,6 +216,11 @@ class Site:
 _FINAL = frozenset({"COMPLETED", "ERROR", "ABORTED"})
 
 
+def main_is(state: str) -> Callable[[Document], bool]:
+    """Whether a pod's user container is `running` or `terminated`: for `Site.pod`."""
+    return lambda pod: any(state in one["state"] for one in pod["status"].get("containerStatuses", []))
+
+
 def id_of(job: str) -> str:
     """A job's id, of its URL."""
     return job.rpartition("/")[2]

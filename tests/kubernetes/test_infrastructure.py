@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,7 +21,7 @@ from tests.cluster import images, lifecycle
 from tests.cluster.cluster import Cluster
 from tests.cluster.layout import ROOT
 from tests.cluster.node import Node
-from tests.kubernetes.site import Site, id_of
+from tests.kubernetes.site import Site, id_of, main_is
 from tests.kubernetes.sources import Sources
 from tests.up_process import UpProcess, children, lives, until
 
@@ -284,16 +283,11 @@ def test_a_worker_that_wakes_when_its_job_is_over_makes_nothing_run(site: Machin
 def test_web_is_away_when_an_agent_begins(site: Machinery) -> None:
     job = site.held()
     with site.paused("web"):
-        site.pod(job, waits_for_its_agent)
+        site.pod(job, main_is("running"))  # it waits for the agent's word
         assert not site.starts(job)
     site.runs(job)
     site.let_go(job)
     site.completed(job)
-
-
-def waits_for_its_agent(pod: dict[str, Any]) -> bool:
-    """Whether the user's container is there, which starts nothing before the agent says so."""
-    return any("running" in one["state"] for one in pod["status"].get("containerStatuses", []))
 
 
 @pytest.mark.covers("4:fault-web")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.kubernetes.site import Site
+from tests.kubernetes.site import Site, main_is
 
 # The first attempt waits to be taken away; the second one goes through.
 TWICE = "echo half > $UWS_OUTPUTS/half.txt; echo attempt $UWS_ATTEMPT; [ $UWS_ATTEMPT != 1 ] || sleep 600"
@@ -100,11 +100,6 @@ def test_an_agent_that_is_killed_for_memory_goes_on_where_it_was(site: Site) -> 
     site.clear(job)
 
 
-def ended_main(pod: dict[str, Any]) -> bool:
-    """Whether the user's container has ended."""
-    return any("terminated" in one["state"] for one in pod["status"].get("containerStatuses", []))
-
-
 @pytest.mark.covers("4:fault-agent")
 @pytest.mark.long
 def test_an_agent_that_is_killed_while_it_stores_results_costs_an_attempt(site: Site) -> None:
@@ -116,7 +111,7 @@ def test_an_agent_that_is_killed_while_it_stores_results_costs_an_attempt(site: 
     site.reach(job, "EXECUTING")
     site.send(job, "agent", "STOP")
     site.sources.gates[gate].set()
-    site.pod(job, ended_main)
+    site.pod(job, main_is("terminated"))
     site.send(job, "agent", "KILL")
     second_attempt(site, job)
 
