@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tests.cluster.cluster import Cluster
+from tests.cluster.node import Failed
 from tests.deploy.helm import CHART, VALUES, helm
 
 COMPONENTS = ("web", "start", "stop", "watch", "reconcile")
@@ -43,7 +44,12 @@ class Release:
         """Wait until every process is ready."""
         for one in ("statefulset/uws-redis", *(f"deployment/uws-{name}" for name in COMPONENTS)):
             wait = ("rollout", "status", one, "--timeout=150s")
-            self.cluster.kubectl("-n", self.namespace, *wait, seconds=180)
+            try:
+                self.cluster.kubectl("-n", self.namespace, *wait, seconds=180)
+            except Failed as error:
+                error.add_note(self.cluster.kubectl("-n", self.namespace, "get", "pods", "-o", "wide"))
+                error.add_note(self.cluster.kubectl("-n", self.namespace, "events", "--types=Warning"))
+                raise
 
     def pods(self) -> list[str]:
         """The server's own pods, by uid."""
