@@ -150,9 +150,7 @@ class Site:
         return found[-1]
 
     def _processes(self, job: str, container: str) -> list[int]:
-        statuses = self.pods(job)[-1]["status"]
-        every = [*statuses.get("containerStatuses", []), *statuses.get("initContainerStatuses", [])]
-        (identity,) = [one["containerID"] for one in every if one["name"] == container]
+        (identity,) = [one["containerID"] for one in statuses(self.pods(job)[-1], container)]
         name = identity.partition("://")[2]
         node = self.cluster.node(1)
         rows = node.inside("ctr", "--address", str(node.containerd), "-n", "k8s.io", "tasks", "ps", name)
@@ -216,9 +214,18 @@ class Site:
 _FINAL = frozenset({"COMPLETED", "ERROR", "ABORTED"})
 
 
-def main_is(state: str) -> Callable[[Document], bool]:
-    """Whether a pod's user container is `running` or `terminated`: for `Site.pod`."""
-    return lambda pod: any(state in one["state"] for one in pod["status"].get("containerStatuses", []))
+def statuses(pod: Document, container: str) -> list[Document]:
+    """What a pod's status says of one of its containers: nothing, or one entry."""
+    status = pod["status"]
+    every = [*status.get("containerStatuses", []), *status.get("initContainerStatuses", [])]
+    return [one for one in every if one["name"] == container]
+
+
+def container_is(state: str, container: str, restarts: int = 0) -> Callable[[Document], bool]:
+    """Whether a pod's container is `running` or `terminated`, after so many restarts: for `Site.pod`."""
+    return lambda pod: any(
+        state in one["state"] and one["restartCount"] == restarts for one in statuses(pod, container)
+    )
 
 
 def id_of(job: str) -> str:

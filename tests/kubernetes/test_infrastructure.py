@@ -21,7 +21,7 @@ from tests.cluster import images, lifecycle
 from tests.cluster.cluster import Cluster
 from tests.cluster.layout import ROOT
 from tests.cluster.node import Node
-from tests.kubernetes.site import Site, id_of, main_is
+from tests.kubernetes.site import Site, container_is, id_of
 from tests.kubernetes.sources import Sources
 from tests.up_process import UpProcess, children, lives, until
 
@@ -283,7 +283,7 @@ def test_a_worker_that_wakes_when_its_job_is_over_makes_nothing_run(site: Machin
 def test_web_is_away_when_an_agent_begins(site: Machinery) -> None:
     job = site.held()
     with site.paused("web"):
-        site.pod(job, main_is("running"))  # it waits for the agent's word
+        site.pod(job, container_is("running", "main"))  # it waits for the agent's word
         assert not site.starts(job)
     site.runs(job)
     site.let_go(job)

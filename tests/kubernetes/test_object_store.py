@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from tests.clients.plain import Answer, Client
 from tests.cluster import images
 from tests.cluster.cluster import Cluster
-from tests.kubernetes.site import OWN, Site
+from tests.kubernetes.site import OWN, Site, container_is
 from tests.kubernetes.sources import Sources
 from tests.s3_gate import Gate, gate
 from tests.s3_servers import S3Server, versitygw
@@ -201,7 +200,7 @@ def test_s3_fails_while_inputs_are_fetched(s3: S3Site, faults: Callable[[str], N
     job = s3.upload("cp $UWS_INPUTS/input/input.py $UWS_OUTPUTS/; echo done")
     faults(fault)
     s3.start(job)
-    s3.pod(job, agent_runs)
+    s3.pod(job, container_is("running", "agent"))
     tried(s3)
     assert s3.starts(job) == {}
     assert s3.look(job)["phase"] == "QUEUED"
@@ -245,25 +244,13 @@ def test_s3_fails_when_results_are_to_be_stored(
     until(lambda: s3.jobs.ask(f"{job}/results/stdout").body == b"begun\n", 60, "the first line")
     faults(fault)
     s3.sources.gates[name].set()
-    s3.pod(job, main_ended)
+    s3.pod(job, container_is("terminated", "main"))
     back = time.monotonic() + away
     tried(s3)
     until(lambda: time.monotonic() > back, away + 5)
     assert s3.look(job)["phase"] == "EXECUTING"
     faults("none")
     done(s3, job, b"begun\nended\n", b"result\n")
-
-
-def agent_runs(pod: dict[str, Any]) -> bool:
-    """Whether the agent's container runs."""
-    states = [one["state"] for one in pod["status"].get("initContainerStatuses", [])]
-    return any("running" in state for state in states)
-
-
-def main_ended(pod: dict[str, Any]) -> bool:
-    """Whether the user's container has ended."""
-    states = [one["state"] for one in pod["status"].get("containerStatuses", [])]
-    return any("terminated" in state for state in states)
 
 
 def tried(s3: S3Site) -> None:

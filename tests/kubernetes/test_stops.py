@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 
 import pytest
 
-from tests.kubernetes.site import Site, id_of
+from tests.kubernetes.site import Site, container_is, id_of
 
 SMALL = "localhost/busybox:1"
 ENDINGS = ["abort", "delete"]
@@ -28,16 +27,6 @@ def ended(site: Site, job: str, how: str, starts: dict[int, int]) -> None:
         seen = site.ended(job, "ABORTED")
         assert seen["errorSummary"] is None
     site.clear(job, starts)
-
-
-def terminated(name: str) -> Callable[[dict[str, object]], bool]:
-    """Whether a pod's container has ended."""
-
-    def holds(pod: dict[str, object]) -> bool:
-        statuses = pod["status"].get("containerStatuses", [])  # type: ignore[attr-defined]
-        return any(one["name"] == name and "terminated" in one["state"] for one in statuses)
-
-    return holds
 
 
 @pytest.mark.covers("4:fault-stop")
@@ -104,7 +93,7 @@ def test_a_job_whose_results_are_being_stored_is_ended(site: Site, how: str) -> 
     site.reach(job, "EXECUTING")
     site.send(job, "agent", "STOP")
     site.sources.gates[name].set()
-    site.pod(job, terminated("main"))
+    site.pod(job, container_is("terminated", "main"))
     end(site, job, how)
     site.send(job, "agent", "CONT")
     if how == "abort":

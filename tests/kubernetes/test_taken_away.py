@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.kubernetes.site import Site, main_is
+from tests.kubernetes.site import Site, container_is
 
 # The first attempt waits to be taken away; the second one goes through.
 TWICE = "echo half > $UWS_OUTPUTS/half.txt; echo attempt $UWS_ATTEMPT; [ $UWS_ATTEMPT != 1 ] || sleep 600"
@@ -24,20 +24,6 @@ def second_attempt(site: Site, job: str) -> None:
     site.clear(job, BOTH)
 
 
-def ready(container: str, restarts: int = 0) -> Any:
-    """Whether a pod's container is running after so many restarts."""
-
-    def holds(pod: dict[str, Any]) -> bool:
-        status = pod["status"]
-        every = [*status.get("containerStatuses", []), *status.get("initContainerStatuses", [])]
-        return any(
-            one["name"] == container and "running" in one["state"] and one["restartCount"] == restarts
-            for one in every
-        )
-
-    return holds
-
-
 @pytest.mark.covers("4:fault-agent")
 def test_an_agent_that_is_killed_goes_on_where_it_was(site: Site) -> None:
     gate = "agent-killed"
@@ -45,7 +31,7 @@ def test_an_agent_that_is_killed_goes_on_where_it_was(site: Site) -> None:
     job = site.shell(f"{TICKING}; {wait}; echo last; echo whole > $UWS_OUTPUTS/whole.txt")
     site.reach(job, "EXECUTING")
     site.send(job, "agent", "KILL")
-    site.pod(job, ready("agent", restarts=1))
+    site.pod(job, container_is("running", "agent", restarts=1))
     site.sources.gates[gate].set()
     seen = site.ended(job, "COMPLETED")
     assert seen["attempt"] == 1
@@ -92,7 +78,7 @@ def test_an_agent_that_is_killed_for_memory_goes_on_where_it_was(site: Site) -> 
     job = site.shell(f"echo one; wget -q -O /dev/null {site.sources.url}/gated/{gate}; echo two")
     site.reach(job, "EXECUTING")
     choose_for_memory(site, job)
-    site.pod(job, ready("agent", restarts=1))
+    site.pod(job, container_is("running", "agent", restarts=1))
     site.sources.gates[gate].set()
     seen = site.ended(job, "COMPLETED")
     assert seen["attempt"] == 1
@@ -111,7 +97,7 @@ def test_an_agent_that_is_killed_while_it_stores_results_costs_an_attempt(site: 
     site.reach(job, "EXECUTING")
     site.send(job, "agent", "STOP")
     site.sources.gates[gate].set()
-    site.pod(job, main_is("terminated"))
+    site.pod(job, container_is("terminated", "main"))
     site.send(job, "agent", "KILL")
     second_attempt(site, job)
 
@@ -120,7 +106,7 @@ def test_an_agent_that_is_killed_while_it_stores_results_costs_an_attempt(site: 
 def test_a_pod_that_is_deleted_costs_one_attempt(site: Site) -> None:
     job = site.shell(TWICE)
     site.reach(job, "EXECUTING")
-    site.remove("pods", site.pod(job, ready("main"))["metadata"]["name"])
+    site.remove("pods", site.pod(job, container_is("running", "main"))["metadata"]["name"])
     seen = site.until(job, lambda seen: seen["attempt"] == 2, 60, "a second attempt")
     assert seen["phase"] in ("EXECUTING", "COMPLETED")
     second_attempt(site, job)
@@ -131,7 +117,7 @@ def test_a_pod_that_is_deleted_costs_one_attempt(site: Site) -> None:
 def test_a_pod_that_is_deleted_at_once_costs_one_attempt(site: Site) -> None:
     job = site.shell(TWICE)
     site.reach(job, "EXECUTING")
-    name = site.pod(job, ready("main"))["metadata"]["name"]
+    name = site.pod(job, container_is("running", "main"))["metadata"]["name"]
     site.cluster.kubectl("-n", site.namespace, "delete", "pod", name, "--grace-period=0", "--force")
     second_attempt(site, job)
 
@@ -205,7 +191,7 @@ def evict(site: Site, pod: dict[str, Any]) -> None:
 def test_a_job_that_is_drained_goes_on_as_another_attempt(site: Site) -> None:
     job = site.shell(TWICE)
     site.reach(job, "EXECUTING")
-    evict(site, site.pod(job, ready("main")))
+    evict(site, site.pod(job, container_is("running", "main")))
     second_attempt(site, job)
 
 
