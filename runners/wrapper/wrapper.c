@@ -62,6 +62,27 @@ static int exit_code(int status)
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+/* Have every signal wait until it is asked for. */
+static void hold_signals(sigset_t *all)
+{
+    sigfillset(all);
+    sigprocmask(SIG_SETMASK, all, NULL);
+}
+
+/* In a child: have signals do again what they do by themselves. */
+static void let_signals_go(void)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+/* In a child: the exit code that says why a program could not be started. */
+static int why_not_run(int error)
+{
+    return error == ENOENT || error == ENOTDIR ? NOT_FOUND : CANNOT_RUN;
+}
+
 /* -- logs ------------------------------------------------------------------------------------------ */
 
 struct log {
@@ -184,9 +205,7 @@ static pid_t start(char **program, int out, int err)
     pid_t child = fork();
     if (child != 0)
         return child;
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
+    let_signals_go();
     setpgid(0, 0);
     int null = open("/dev/null", O_RDONLY);
     if (null >= 0)
@@ -198,7 +217,7 @@ static pid_t start(char **program, int out, int err)
     execvp(program[0], program);
     int why = errno;
     dprintf(2, "The program %s could not be started: %s.\n", program[0], strerror(why));
-    _exit(why == ENOENT || why == ENOTDIR ? NOT_FOUND : CANNOT_RUN);
+    _exit(why_not_run(why));
 }
 
 /* Wait for the agent's word; 1 to go. A signal that ends programs ends the waiting. */
@@ -242,8 +261,7 @@ static int run(char **words)
     }
     umask(022);
     sigset_t all;
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
+    hold_signals(&all);
     int signals = signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC);
     if (signals < 0)
         fail("signalfd");
@@ -349,19 +367,16 @@ static int run(char **words)
 static int init(char **program)
 {
     sigset_t all;
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
+    hold_signals(&all);
     pid_t child = fork();
     if (child < 0)
         fail("fork");
     if (child == 0) {
-        sigset_t none;
-        sigemptyset(&none);
-        sigprocmask(SIG_SETMASK, &none, NULL);
+        let_signals_go();
         execvp(program[0], program);
         int why = errno;
         dprintf(2, "uws-wrapper: %s: %s\n", program[0], strerror(why));
-        _exit(why == ENOENT || why == ENOTDIR ? NOT_FOUND : CANNOT_RUN);
+        _exit(why_not_run(why));
     }
     for (;;) {
         int sign = sigwaitinfo(&all, NULL);
