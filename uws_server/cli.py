@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from uws_server import __version__
+from uws_server.exit_codes import EX_CONFIG, EX_TEMPFAIL
 
 if TYPE_CHECKING:
     import threading
 
     from runners.base import Isolation
     from uws_server.config import Settings
-    from uws_server.factory import Services
     from uws_server.up.run import Ready
-
-EX_TEMPFAIL = 75
-"""Exit code: something that is needed does not answer; starting again later may help."""
-
-EX_CONFIG = 78
-"""Exit code: the settings cannot be used; starting again will not help."""
 
 EXIT_CODES = """
 Exit codes:
@@ -120,7 +115,10 @@ def up(
 
     settings = _load(file, data=data, web__host=host, web__port=port)
     if settings.redis.url:
-        _build(settings)  # somebody else's Redis: is it there, and durable?
+        from uws_server.factory import build
+
+        with _starting():
+            build(settings)  # somebody else's Redis: is it there, and durable?
 
     def isolation() -> tuple[str, ...]:
         from runners import sites
@@ -161,10 +159,12 @@ def web(
     """Run the web processes."""
     if descriptor is None:
         # Refused here in one sentence, rather than by each process. Under `up`, others look after it.
+        from uws_server.factory import build
         from uws_server.up.run import CannotStart, listen
 
         settings = _load(file, data=data, web__host=host, web__port=port)
-        _build(settings)
+        with _starting():
+            _ = build(settings).door  # and with it the secret and the object store
         try:
             listen(settings.web.host, settings.web.port).close()
         except CannotStart as error:
@@ -193,30 +193,33 @@ def web(
 def worker(file: Path | None, data: Path | None, site: str, kind: str) -> None:
     """Start the jobs of a site, or stop them."""
     settings = _load(file, data=data)
-    services = _build(settings)
 
     import redis
 
     from runners import sites, tasks
     from runners.worker import Worker
     from uws_server.domain.wire import PATH
+    from uws_server.factory import build
     from uws_server.queue.base import Work
     from uws_server.queue.rq import RqWorker, WorkerBroke, connect
     from uws_server.site_offers import capacity
 
-    room = capacity(sites.site(settings, site))
-    services.store.report_capacity(site, room)
-    work = Worker(
-        site=site,
-        capacity=room,
-        claim_seconds=settings.jobs.claim_seconds,
-        store=services.store,
-        changes=services.changes,
-        catalog=services.catalog,
-        runner=sites.open_runner(settings, site),
-        agent_url=f"{sites.agent_url(settings, site)}{PATH}",
-        secret=services.secret,
-    )
+    with _starting():
+        services = build(settings)
+        room = capacity(sites.site(settings, site))
+        services.store.report_capacity(site, room)
+        work = Worker(
+            site=site,
+            capacity=room,
+            claim_seconds=settings.jobs.claim_seconds,
+            store=services.store,
+            changes=services.changes,
+            catalog=services.catalog,
+            runner=sites.open_runner(settings, site),
+            agent_url=f"{sites.agent_url(settings, site)}{PATH}",
+            # Who stops makes no token, and so is not given what makes them.
+            secret=services.secret if kind == Work.START.value else b"",
+        )
     tasks.serve(tasks.Context(services.queue, work))
     try:
         RqWorker(Work(kind), site, connect(settings.redis.url)).run()
@@ -231,24 +234,25 @@ def worker(file: Path | None, data: Path | None, site: str, kind: str) -> None:
 def watch(file: Path | None, data: Path | None, site: str, holder: str | None) -> None:
     """See what becomes of the attempts at a site. One at a time acts; a second one stands by."""
     settings = _load(file, data=data)
-    services = _build(settings)
 
     from runners import sites
     from runners.watcher import Watcher
-    from uws_server.factory import unique_holder
+    from uws_server.factory import build, unique_holder
 
-    watcher = Watcher(
-        site=site,
-        holder=holder or unique_holder(),
-        store=services.store,
-        changes=services.changes,
-        objects=services.objects,
-        runner=sites.open_runner(settings, site),
-        attempts=settings.jobs.attempts,
-        clock=services.clock,
-        lost_after=sites.site(settings, site).lost_after,
-        relist_seconds=sites.site(settings, site).relist_seconds,
-    )
+    with _starting():
+        services = build(settings, signs=False)
+        watcher = Watcher(
+            site=site,
+            holder=holder or unique_holder(),
+            store=services.store,
+            changes=services.changes,
+            objects=services.objects,
+            runner=sites.open_runner(settings, site),
+            attempts=settings.jobs.attempts,
+            clock=services.clock,
+            lost_after=sites.site(settings, site).lost_after,
+            relist_seconds=sites.site(settings, site).relist_seconds,
+        )
     watcher.run(_stopped_by_signal(lambda: sites.interrupt(settings, site)))
 
 
@@ -257,10 +261,12 @@ def watch(file: Path | None, data: Path | None, site: str, holder: str | None) -
 @_holder_option
 def reconcile(file: Path | None, data: Path | None, holder: str | None) -> None:
     """Carry out what time decides, and close what crashes left open. One at a time acts."""
-    from uws_server.factory import unique_holder
+    from uws_server.factory import build, unique_holder
 
-    services = _build(_load(file, data=data))
-    services.reconciler(holder or unique_holder()).run(_stopped_by_signal(lambda: None))
+    settings = _load(file, data=data)
+    with _starting():
+        reconciler = build(settings, signs=False).reconciler(holder or unique_holder())
+    reconciler.run(_stopped_by_signal(lambda: None))
 
 
 @cli.command()
@@ -332,17 +338,15 @@ def list_templates(file: Path | None, data: Path | None) -> None:
             click.echo(f"    {parameter.name:<16} {parameter.type}")
 
 
-def _build(settings: Settings) -> Services:
-    from uws_server.factory import NewerStore, NotDurable, build
-    from uws_server.store.base import StoreUnavailable
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    """What keeps a process from starting is said in sentences; once it runs, an error is an error."""
+    from uws_server.starting import REFUSALS, refusal
 
     try:
-        return build(settings)
-    except (NotDurable, NewerStore) as error:
-        _fail(str(error), EX_CONFIG)
-    except StoreUnavailable as error:
-        said = str(error.__cause__ or error).rstrip(".")
-        _fail(f"Redis does not answer: {said}. Does it run where redis.url says?", EX_TEMPFAIL)
+        yield
+    except REFUSALS as error:
+        _fail(*refusal(error))
 
 
 def _stopped_by_signal(wake: Callable[[], None]) -> threading.Event:

@@ -376,8 +376,8 @@ class Settings(_Section):
     data: Path = Field(default=Path("uws-data"), description="Directory for everything this machine keeps.")
     secret_file: Path | None = Field(
         default=None,
-        description="File with the secret that signs links and tokens; the same for all processes. "
-        "Empty: `secret` in the data directory, made at the first start.",
+        description="File with the secret that signs links and tokens; the same for web and the workers that "
+        "start jobs. Empty: `secret` in the data directory, made at the first start.",
     )
     web: Web = Web()
     redis: Redis = Redis()

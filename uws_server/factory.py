@@ -61,12 +61,16 @@ def unique_holder() -> str:
 
 
 class Services:
-    """Everything that a process may need, each made at its first use."""
+    """Everything that a process may need, each made at its first use.
 
-    def __init__(self, settings: Settings) -> None:
+    ``signs`` says whether it signs links to our own storage route; the secret is not read where it does not.
+    """
+
+    def __init__(self, settings: Settings, *, signs: bool = True) -> None:
         if not settings.redis.url:
             raise BadConfig("redis.url is not set; only `uws-server up` brings a Redis of its own")
         self.settings = settings
+        self._signs = signs
         self.clock = clock
         self.aside: Aside = directly  # the web sets it, before the object store is asked for
 
@@ -98,13 +102,18 @@ class Services:
 
     @cached_property
     def objects(self) -> ObjectStore:
-        """The object store."""
+        """The object store.
+
+        :raises BadConfig: there is none such, or its key is wrong.
+        :raises StorageUnavailable: its directory cannot be made or written.
+        """
         from uws_server.storage.open import Cloud, open_store
 
         set_ = self.settings.objects
+        links = self.links if self._signs else None
         cloud = Cloud(set_.endpoint, set_.public_endpoint, set_.region, set_.credentials_file)
         try:
-            return open_store(self.settings.objects_url, self.links, self.aside, cloud)
+            return open_store(self.settings.objects_url, links, self.aside, cloud)
         except ValueError as error:
             raise BadConfig(f"objects: {error}") from error
 
@@ -242,15 +251,17 @@ class Services:
             )
 
 
-def build(settings: Settings) -> Services:
+def build(settings: Settings, *, signs: bool = True) -> Services:
     """The services of one process, on a store that keeps what it acknowledges.
+
+    :param signs: see `Services`.
 
     :raises BadConfig: the settings cannot be used.
     :raises NotDurable: the store may lose jobs and the settings do not permit that.
     :raises NewerStore: a later version has written the store.
     :raises StoreUnavailable: the store does not answer.
     """
-    services = Services(settings)
+    services = Services(settings, signs=signs)
     services.require_durable()
     services.require_known()
     return services

@@ -116,7 +116,7 @@ def test_each_process_is_given_the_credentials_that_it_needs_and_no_other() -> N
     with_key = {name for name, pod in pods.items() if "s3" in secrets_of(pod)}
     assert with_key == {"uws-web", "uws-watch", "uws-reconcile"}
     with_signing = {name for name, pod in pods.items() if "signing" in secrets_of(pod)}
-    assert with_signing == {f"uws-{component}" for component in COMPONENTS}
+    assert with_signing == {"uws-web", "uws-start"}
     assert secrets_of(pods["uws-redis"]) == {"uws-redis"}
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.up_process import until
 from uws_server import __version__
 from uws_server.store.base import SCHEMA
 from uws_server.store.redis import RedisStore
 
+TROUBLES = ("no directory", *(("not to be written", "full") if os.geteuid() == 0 else ()))
 COMMANDS = ("up", "web", "worker", "watch", "reconcile", "check", "templates")
 
 
@@ -184,3 +189,80 @@ def test_a_store_of_a_later_version_is_refused_and_left_as_it_is(
     )
     assert store.client.keys() == ["uws:schema"]
     store.close()
+
+
+@pytest.mark.covers("4:start-data")
+@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize(
+    "words", [("web",), ("worker", "--site", "local"), ("watch", "--site", "local"), ("reconcile",)]
+)
+def test_a_data_directory_that_cannot_be_written_is_said_in_one_sentence(
+    tmp_path: Path, redis_servers: Callable[[str], str], words: tuple[str, ...], trouble: str
+) -> None:
+    place = tmp_path / "place"
+    with troubled(place, trouble):
+        file = tmp_path / "uws.yaml"
+        file.write_text(f"data: {place}/data\nredis: {{url: '{redis_servers('redis')}'}}\n")
+        done = _uws_server(*words, "--config", str(file))
+    said = done.stderr.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"uws-server: {place}")
+    assert " cannot be made or written: " in said[0]
+    assert done.returncode == (75 if trouble == "full" else 78)
+
+
+@contextmanager
+def troubled(place: Path, trouble: str) -> Iterator[None]:
+    """A place in which nothing can be made. Root, who has file systems, is kept out by those alone."""
+    if trouble == "no directory":
+        place.write_text("a file\n")
+        yield
+        return
+    place.mkdir()
+    full = "size=4k,nr_inodes=1" if trouble == "full" else "ro"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", full, "uws-test", place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.covers("4:deploy-credentials")
+@pytest.mark.parametrize(
+    "words", [("worker", "--site", "local", "--queue", "stop"), ("watch", "--site", "local"), ("reconcile",)]
+)
+def test_who_signs_nothing_runs_without_the_secret(
+    tmp_path: Path, redis_servers: Callable[[str], str], words: tuple[str, ...]
+) -> None:
+    redis_url = redis_servers("redis")
+    file = tmp_path / "uws.yaml"
+    file.write_text(
+        f"data: {tmp_path}/data\nsecret_file: {tmp_path}/none\nredis: {{url: '{redis_url}'}}\n"
+        "log: {level: warning}\n"
+    )
+    command = [sys.executable, "-m", "uws_server.cli", *words, "--config", str(file)]
+    with (
+        RedisStore(redis_url).client as client,
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        try:
+            # It has begun to work once it has noted itself where it works.
+            until(lambda: bool(client.keys("uws:lease:*") or client.keys("rq:worker:*")), 30, "its work")
+        finally:
+            process.terminate()
+            _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, "")
+
+
+@pytest.mark.covers("4:deploy-credentials")
+@pytest.mark.parametrize("words", [("web",), ("worker", "--site", "local")])
+def test_who_signs_does_not_start_without_the_secret(
+    tmp_path: Path, redis_servers: Callable[[str], str], words: tuple[str, ...]
+) -> None:
+    file = tmp_path / "uws.yaml"
+    file.write_text(
+        f"data: {tmp_path}/data\nsecret_file: {tmp_path}/none\nredis: {{url: '{redis_servers('redis')}'}}\n"
+    )
+    done = _uws_server(*words, "--config", str(file))
+    assert (done.returncode, done.stderr.count("\n")) == (78, 1)
+    assert "the secret cannot be read" in done.stderr

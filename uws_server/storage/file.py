@@ -45,14 +45,20 @@ _LEFT_BEHIND = 24 * 3600  # s
 
 
 class FileStore:
-    """An object store in the directory ``root``, which is made when it is not there."""
+    """An object store in the directory ``root``, which is made when it is not there.
 
-    def __init__(self, root: Path, links: Links, aside: Aside = directly) -> None:
+    ``links`` signs for it, None in a process that hands out no links. `StorageUnavailable` when the directory
+    cannot be made or written.
+    """
+
+    def __init__(self, root: Path, links: Links | None, aside: Aside = directly) -> None:
         self._links = links
         self._aside = aside
         with _told(root):
             for name in ("objects", "tmp"):
                 (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+                if not os.access(root / name, os.W_OK):
+                    raise PermissionError(errno.EACCES, "it is not ours to write", str(root / name))
             self._objects = os.open(root / "objects", _DIRECTORY)
             self._tmp = os.open(root / "tmp", _DIRECTORY)
             self._sweep()
@@ -134,6 +140,8 @@ class FileStore:
     ) -> str:
         """See `ObjectStore.sign`; our own route is the same for all."""
         segments(key)
+        if self._links is None:
+            raise TypeError("this process was given nothing to sign with")
         return self._links.sign(method, key, seconds, limit)
 
     def _sweep(self) -> None:

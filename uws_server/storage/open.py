@@ -24,15 +24,16 @@ class Cloud:
 
 def open_store(
     url: str,
-    links: Links,
+    links: Links | None,
     aside: Aside = directly,
     cloud: Cloud = Cloud(),
     environment: Mapping[str, str] = os.environ,
 ) -> ObjectStore:
     """The object store at ``url``: ``file:///absolute/directory`` or ``s3://bucket/prefix``.
 
-    ``links`` signs for the stores that cannot; ``aside`` is how steps that wait for a disk or a server are
-    run. The directory of a file store is made when it is not there, a bucket is not.
+    ``links`` signs for the stores that cannot, None where nothing is signed; ``aside`` is how steps that wait
+    for a disk or a server are run. The directory of a file store is made when it is not there, a bucket
+    is not.
 
     :raises ValueError: with the schemes that there are, or what is wrong with the access key.
     """

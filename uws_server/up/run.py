@@ -18,6 +18,7 @@ from pathlib import Path
 
 from uws_server import redis_server
 from uws_server.config import Settings
+from uws_server.exit_codes import EX_CONFIG
 from uws_server.queue.base import Work
 from uws_server.redis_server import RedisServer
 from uws_server.site_offers import measured
@@ -26,9 +27,6 @@ from uws_server.up.programs import Keeper, Program, Programs
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 REDIS_STOP_SECONDS = 30.0
-EX_CONFIG = 78
-"""Exit code of a command whose settings cannot be used: starting it again would not help."""
-
 
 _RESOLVED = Path("run", "settings.json")  # in the data directory
 

@@ -12,8 +12,10 @@ monkey.patch_all()
 
 # ruff: noqa: E402
 import gc
+import logging
 import signal
 import socket
+import sys
 import threading
 from types import FrameType
 from urllib.parse import urlsplit
@@ -24,12 +26,15 @@ from flask import Flask
 from uws_server.config import Settings, load
 from uws_server.factory import Services, build
 from uws_server.service.results import Results
+from uws_server.starting import REFUSALS, refusal
 from uws_server.web.app import create_app
 from uws_server.web.parts import Bounds, Parts
 from uws_server.web.storage import beside_greenlets
 
 _OWN_SCHEMES = ("file:",)  # stores whose links lead back to ourselves
 _REDIRECT_BYTES = 1024**2
+_NO_APPLICATION = 4  # a process that ends so is not started again: gunicorn ends too
+_log = logging.getLogger(__name__)
 
 
 class Draining:
@@ -86,9 +91,15 @@ def parts_of(services: Services, settings: Settings) -> Parts:
 def application() -> Flask:
     """The application of this process, with its reader of the event stream running."""
     settings = load()
-    services = build(settings)
-    services.aside = beside_greenlets
-    app = create_app(parts_of(services, settings))
+    try:
+        services = build(settings)
+        services.aside = beside_greenlets
+        app = create_app(parts_of(services, settings))
+    except REFUSALS as error:
+        sentences, _ = refusal(error)
+        for sentence in sentences.splitlines():
+            _log.error("%s", sentence)
+        sys.exit(_NO_APPLICATION)
     threading.Thread(target=services.waiting.run, name="events", daemon=True).start()
     # What is there now stays: looking through it for garbage every few requests is a tenth of their cost.
     gc.collect()

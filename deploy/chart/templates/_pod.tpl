@@ -3,6 +3,7 @@ A pod of the server's image.
   root       $
   component  web, start, stop, watch or reconcile
   command    the words after uws-server
+  signs      whether it makes or checks tokens and links, and so needs the signing secret
   store      whether it reaches the object store with the server's key
   account    whether it talks to the API server
   more       of the container: ports, probes, lifecycle
@@ -75,9 +76,11 @@ spec:
         - name: settings
           mountPath: /etc/uws
           readOnly: true
+        {{- if .signs }}
         - name: signing
           mountPath: /run/uws/signing
           readOnly: true
+        {{- end }}
         {{- if and .store $values.objects.credentialsSecret }}
         - name: objects
           mountPath: /run/uws/objects
@@ -91,6 +94,7 @@ spec:
     - name: settings
       configMap:
         name: {{ .root.Release.Name }}-settings
+    {{- if .signs }}
     - name: signing
       secret:
         secretName: {{ include "uws.signingSecret" .root }}
@@ -99,6 +103,7 @@ spec:
         items:
           - key: secret
             path: secret
+    {{- end }}
     {{- if and .store $values.objects.credentialsSecret }}
     - name: objects
       secret:
