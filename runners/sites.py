@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from runners.base import Isolation, Runner
-from uws_server.config import BadConfig, Settings, Site
+from uws_server.config_file import BadConfig
+from uws_server.settings import Settings, Site
 
 
 def site(settings: Settings, name: str) -> Site:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
-from uws_server.config import Settings, describe, named_sections
+from uws_server.setting_names import named_sections
+from uws_server.settings import Settings
 
 PATH = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 
 HEAD = """\
 # Configuration
 
-<!-- Written by scripts/describe_settings.py from uws_server/config.py; do not edit. -->
+<!-- Written by scripts/describe_settings.py from uws_server/settings.py; do not edit. -->
 
 Every setting has a default; on one machine nothing needs to be set. Settings come from four places; the
 later ones win:
@@ -48,7 +50,7 @@ def _section(name: str, model: type[BaseModel], intro: str) -> Iterator[str]:
             deeper.append((f"{path}.NAME", inner, f"{field.description} {(inner.__doc__ or '').strip()}"))
         else:
             rows.append(
-                f"| `{key}` | {describe(field.annotation)} | {_default(field)} | {field.description} |\n"
+                f"| `{key}` | {_type(field.annotation)} | {_default(field)} | {field.description} |\n"
             )
     if rows:
         heading = f"\n## `{name}`\n" if name else "\n## At the top\n"
@@ -66,6 +68,30 @@ def _default(field: FieldInfo) -> str:
     if value is None or value in ("", (), {}):
         return "empty"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _type(annotation: Any) -> str:
+    """A setting's type in words."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return " or ".join(f"`{choice}`" for choice in get_args(annotation))
+    if origin in {Union, UnionType}:
+        return " or ".join(_type(part) for part in get_args(annotation) if part is not type(None))
+    if origin is Annotated:
+        return _type(get_args(annotation)[0])
+    if origin is tuple:
+        return f"list of {_type(get_args(annotation)[0])}s"
+    if origin is dict:
+        return "map"
+    words = {
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+        str: "text",
+        Path: "path",
+        ByteSize: "size",
+    }
+    return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
 if __name__ == "__main__":

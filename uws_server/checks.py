@@ -18,9 +18,11 @@ from urllib.parse import unquote, urlsplit
 from job_templates import catalog
 from runners import sites
 from uws_server import redis_server
-from uws_server.config import BadConfig, Settings, load
+from uws_server.config import load
+from uws_server.config_file import BadConfig
 from uws_server.factory import Services
 from uws_server.redis_server import NoRedis
+from uws_server.settings import Settings
 from uws_server.storage.base import NotStored, ObjectStore, StorageUnavailable
 from uws_server.store.base import StoreUnavailable
 from uws_server.up.run import CannotStart, only_one, running

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import threading
 
     from runners.base import Isolation
-    from uws_server.config import Settings
+    from uws_server.settings import Settings
     from uws_server.up.run import Ready
 
 EXIT_CODES = """

@@ -10,10 +10,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from uws_server import __version__
-from uws_server.config import BadConfig, Settings
+from uws_server.config_file import BadConfig
 from uws_server.domain.errors import Refused
 from uws_server.domain.instants import Instant
 from uws_server.domain.runspec import AttemptLimits, RunSpec
+from uws_server.settings import Settings
 from uws_server.site_offers import ReportedSite, SiteOffer, offered
 from uws_server.storage.base import Aside, directly
 from uws_server.store.base import SCHEMA

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import ByteSize
 
-from uws_server.config import Site
+from uws_server.settings import Site
 from uws_server.store.base import Capacity, JobStore
 
 _KINDS = {

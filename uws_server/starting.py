@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from uws_server.config import BadConfig
+from uws_server.config_file import BadConfig
 from uws_server.exit_codes import EX_CONFIG, EX_TEMPFAIL
 from uws_server.factory import NewerStore, NotDurable
 from uws_server.storage.base import StorageUnavailable

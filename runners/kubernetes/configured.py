@@ -11,7 +11,8 @@ from kubernetes.config import ConfigException
 from runners.kubernetes.cluster import Cluster
 from runners.kubernetes.manifest import PodSettings
 from runners.kubernetes.runner import KubernetesRunner
-from uws_server.config import BadConfig, Settings
+from uws_server.config_file import BadConfig
+from uws_server.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

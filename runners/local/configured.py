@@ -8,7 +8,8 @@ from runners.base import Unreachable
 from runners.local import site_files
 from runners.local.isolation import Isolation, IsolationError, LocalSettings, probe
 from runners.local.runner import LocalRunner
-from uws_server.config import BadConfig, Settings, Site, is_loopback
+from uws_server.config_file import BadConfig
+from uws_server.settings import Settings, Site, is_loopback
 
 _LOOPBACK = ("127.0.0.0/8", "::1/128")
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from uws_server.config import KEYS_OF_OTHERS, BadConfig, Settings, keys, load
+from uws_server.config import KEYS_OF_OTHERS, load
+from uws_server.config_file import BadConfig
+from uws_server.setting_names import keys
+from uws_server.settings import Settings
 
 
 def _refusal(

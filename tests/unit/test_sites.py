@@ -11,7 +11,9 @@ from runners.local import configured
 from runners.local.configured import local_settings
 from runners.local.isolation import Isolation, Mode
 from runners.sites import isolation, site
-from uws_server.config import BadConfig, Settings, load
+from uws_server.config import load
+from uws_server.config_file import BadConfig
+from uws_server.settings import Settings
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 

@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from uws_server import redis_server
-from uws_server.config import Settings
 from uws_server.exit_codes import EX_CONFIG
 from uws_server.queue.base import Work
 from uws_server.redis_server import RedisServer
+from uws_server.settings import Settings
 from uws_server.site_offers import measured
 from uws_server.up.programs import Keeper, Program, Programs
 

@@ -23,9 +23,10 @@ from urllib.parse import urlsplit
 import gevent
 from flask import Flask
 
-from uws_server.config import Settings, load
+from uws_server.config import load
 from uws_server.factory import Services, build
 from uws_server.service.results import Results
+from uws_server.settings import Settings
 from uws_server.starting import REFUSALS, refusal
 from uws_server.web.app import create_app
 from uws_server.web.parts import Bounds, Parts
