@@ -53,7 +53,7 @@ def open_runner(settings: Settings, name: str) -> Runner:
 def agent_url(settings: Settings, name: str) -> str:
     """Where the site's agents find this server, without the door's path."""
     found = site(settings, name)
-    return settings.agent_url if found.runner == "local" else settings.pods_url(found)
+    return settings.own_url if found.runner == "local" else settings.pods_url(found)
 
 
 def interrupt(settings: Settings, name: str) -> None:

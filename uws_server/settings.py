@@ -47,7 +47,8 @@ class Web(_Section):
     agent_url: str = Field(
         default="",
         pattern=_HTTP_URL,
-        description="How jobs' agents reach this server; empty is the address and port listened on.",
+        description="Where agents find this server, at every site that has no `kubernetes.agent_url` of its "
+        "own; empty: the address and port listened on.",
     )
     workers: int = Field(default=2, ge=1, le=64, description="Processes.")
     wait_seconds: int = Field(
@@ -223,7 +224,9 @@ class Kubernetes(_Section):
         description="What tells this server's Jobs from another's in the same namespace.",
     )
     agent_url: str = Field(
-        default="", description="Where pods find this server; empty: `web.agent_url`, else `web.base_url`."
+        default="",
+        description="Where the agents in this cluster's pods find this server; empty: `web.agent_url`, else "
+        "`web.base_url`.",
     )
     agent_image: str = Field(default="", description="Image of the agent, the sidecar of every job.")
     notebook_image: str = Field(
@@ -388,9 +391,9 @@ class Settings(_Section):
 
     def pods_url(self, site: Site) -> str:
         """Where the agents of a cluster's pods find the agent door, without its path."""
-        return (
-            site.kubernetes.agent_url or self.web.agent_url or self.web.base_url or self.agent_url
-        ).rstrip("/")
+        return (site.kubernetes.agent_url or self.web.agent_url or self.web.base_url or self.own_url).rstrip(
+            "/"
+        )
 
     @model_validator(mode="after")
     def _no_claim_in_flight_is_lost(self) -> Self:
@@ -414,8 +417,8 @@ class Settings(_Section):
         return self.objects.url or (self.data / "objects").absolute().as_uri()
 
     @property
-    def agent_url(self) -> str:
-        """Where agents on this machine or at a site find the agent door, without its path."""
+    def own_url(self) -> str:
+        """Where this machine's agents find the agent door, without its path."""
         if self.web.agent_url:
             return self.web.agent_url.rstrip("/")
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.web.host, self.web.host)  # noqa: S104

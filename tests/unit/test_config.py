@@ -182,9 +182,7 @@ def test_a_store_in_memory_is_none_for_many_processes() -> None:
 def test_agents_find_the_server() -> None:
     def url(**options: object) -> str:
         everywhere = {"auth.anonymous": "anywhere"}
-        return load(
-            environment={}, options=everywhere | {f"web.{k}": v for k, v in options.items()}
-        ).agent_url
+        return load(environment={}, options=everywhere | {f"web.{k}": v for k, v in options.items()}).own_url
 
     assert url(port=81) == "http://127.0.0.1:81"
     assert url(host="0.0.0.0", port=81) == "http://127.0.0.1:81"

@@ -236,7 +236,7 @@ class Up:
 
     def _ready(self, isolation: tuple[str, ...]) -> Ready:
         return Ready(
-            url=self._settings.web.base_url or self._settings.agent_url,
+            url=self._settings.web.base_url or self._settings.own_url,
             data=str(self._settings.data),
             pid=os.getpid(),
             redis=self._settings.redis.url,

@@ -60,7 +60,7 @@ class Draining:
 
 def _names(settings: Settings) -> frozenset[str]:
     """Of this machine, and what it is told that it is called by. Nobody is asked, as names are to be ours."""
-    told = (socket.gethostname(), settings.web.host, urlsplit(settings.agent_url).hostname or "")
+    told = (socket.gethostname(), settings.web.host, urlsplit(settings.own_url).hostname or "")
     return frozenset(name.lower() for name in told if name)
 
 
