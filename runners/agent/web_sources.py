@@ -6,26 +6,16 @@ reach: never the link-local network, where clouds keep their credentials.
 
 from __future__ import annotations
 
-import ipaddress
 from base64 import b64encode
 from collections.abc import Iterator
 from urllib.parse import unquote, urljoin, urlsplit
 
 from runners.agent.connections import Connections
 from runners.agent.download import Never, Part, recorded, shown
+from uws_server.domain.addresses import forbidden
 
 _CONNECT = 10.0  # s
 _MOST_REDIRECTS = 5
-# Where clouds answer questions about the machine, its identity and its keys.
-_METADATA = (
-    "169.254.0.0/16",
-    "fe80::/10",
-    "fd00:ec2::/32",
-    "fd20:ce::/32",
-    "100.100.100.200/32",
-    "168.63.129.16/32",
-    "192.0.0.192/32",
-)
 
 
 def refuse_address(address: str, denied: tuple[str, ...] = ()) -> None:
@@ -33,15 +23,7 @@ def refuse_address(address: str, denied: tuple[str, ...] = ()) -> None:
 
     :raises Never: jobs may not reach it.
     """
-    numbers = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(numbers, ipaddress.IPv6Address):
-        inner = numbers.ipv4_mapped or numbers.sixtofour
-        if numbers in ipaddress.ip_network("64:ff9b::/96"):
-            inner = ipaddress.IPv4Address(int(numbers) & 0xFFFFFFFF)
-        if inner is not None:
-            refuse_address(str(inner), denied)
-    networks = [ipaddress.ip_network(text) for text in (*_METADATA, *denied)]
-    if numbers.is_multicast or numbers.is_unspecified or any(numbers in network for network in networks):
+    if forbidden(address, denied):
         raise Never("its address is not one that jobs may reach")
 
 
