@@ -12,7 +12,7 @@ from uws_server.settings import Settings
 
 
 def keys(model: type[BaseModel] = Settings, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every key there is, sections before what they hold; ``NAME`` stands for the name of a site."""
+    """Every key there is, sections before what they hold; ``NAME`` stands for that of a site or registry."""
     for name, field in model.model_fields.items():
         yield (*prefix, name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -30,7 +30,9 @@ def named_sections(annotation: Any) -> type[BaseModel] | None:
 def nearest(path: tuple[str, ...]) -> str:
     """What may have been meant: a neighbour spelled alike, else any key, else all neighbours."""
     known = list(keys())
-    section = tuple("NAME" if n and path[n - 1] == "sites" else part for n, part in enumerate(path[:-1]))
+    section = tuple(
+        "NAME" if n and path[n - 1] in ("sites", "registries") else part for n, part in enumerate(path[:-1])
+    )
     near = [key[-1] for key in known if key[:-1] == section]
     close = difflib.get_close_matches(path[-1], near, n=1)
     if close:

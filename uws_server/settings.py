@@ -206,6 +206,23 @@ Network = Annotated[str, AfterValidator(_network)]
 _LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"  # what Kubernetes takes for a namespace
 
 
+_HOST_AND_PORT = r"[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?(:[0-9]{1,5})?"
+RegistryName = Annotated[str, StringConstraints(pattern=rf"^{_HOST_AND_PORT}$")]
+
+
+class Registry(_Section):
+    """NAME is the registry as names of images have it, with its port if it has one."""
+
+    url: str = Field(
+        default="",
+        pattern=r"^(https?://[^/?#@\s]+/?)?$",
+        description="Where it is asked, such as `http://10.0.0.5:5000`; empty: by https at NAME.",
+    )
+    ca_file: Path | None = Field(
+        default=None, description="Certificates of the authorities to trust there; empty: the system's."
+    )
+
+
 class Kubernetes(_Section):
     """The cluster of a site whose `runner` is `kubernetes`."""
 
@@ -241,6 +258,19 @@ class Kubernetes(_Section):
     priority_class: str = Field(default="", description="Priority class of the pods.")
     runtime_class: str = Field(default="", description="Runtime class of the pods.")
     pull_secret: str = Field(default="", description="Secret with which images are pulled.")
+    registries: dict[RegistryName, Registry] = Field(
+        default={},
+        description="Registries that are asked what an image runs by itself, for jobs that give no command.",
+    )
+    default_registry: str = Field(
+        default="",
+        pattern=rf"^({_HOST_AND_PORT}(/[a-z0-9._/-]+)?)?$",
+        description="Registry, or a path in one, of images whose name has none; empty: whatever the nodes "
+        "take, and such jobs must give a command.",
+    )
+    architecture: Literal["amd64", "arm64"] = Field(
+        default="amd64", description="Processors of the nodes, for images of several platforms."
+    )
     node_selector: dict[str, str] = Field(default={}, description="Labels of the nodes to run on.")
     tolerations: tuple[dict[str, Any], ...] = Field(
         default=(), description="Taints of nodes that are no hindrance, in Kubernetes' words."
