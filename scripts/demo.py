@@ -21,7 +21,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from uws_client.commands.results import fetch
@@ -55,11 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; the exit code."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--results", type=Path, default=Path("demo-results"), help="default: %(default)s")
-    results: Path = parser.parse_args(arguments).results
+    parser.add_argument("--server", metavar="URL", help="one that runs already; else its own")
+    said = parser.parse_args(arguments)
     began = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="uws-demo-") as directory:
-            run(Path(directory), results)
+            run(Path(directory), said.results, said.server)
     except (Failed, UwsError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -70,29 +71,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(directory: Path, results: Path) -> None:
-    """Everything, from the server's start to its stop.
+def run(directory: Path, results: Path, address: str | None = None) -> None:
+    """Everything, from the server's start to its stop, or at the one whose address is given.
 
     :raises Failed: a job failed, or the bands do not agree.
     """
     curves = extract(directory)
-    print("Starting the server …")
-    with server(directory) as url:
-        print(f"It runs at {url}\n")
-        with Connection(url) as connection:
-            submitted: dict[str, RemoteJob] = {}
-            try:
-                submit(Server(url, connection).job_list("lightcurve"), curves, submitted)
-                for band, job in submitted.items():
-                    document = follow(band, job)
-                    target = results / band
-                    shutil.rmtree(target, ignore_errors=True)
-                    print(fetched_list(fetch(job, document.results, target, quiet=True)))
-            except BaseException:
-                # Jobs outlive their server; these must not outlive the demo.
-                for job in submitted.values():
-                    end(job)
-                raise
+    with nullcontext(address) if address else server(directory) as url, Connection(url) as connection:
+        submitted: dict[str, RemoteJob] = {}
+        try:
+            submit(Server(url, connection).job_list("lightcurve"), curves, submitted)
+            for band, job in submitted.items():
+                document = follow(band, job)
+                target = results / band
+                shutil.rmtree(target, ignore_errors=True)
+                print(fetched_list(fetch(job, document.results, target, quiet=True)))
+        except BaseException:
+            # Jobs outlive their server; these must not outlive the demo.
+            for job in submitted.values():
+                end(job)
+            raise
     compare(results)
 
 
@@ -126,6 +124,7 @@ def server(directory: Path) -> Iterator[str]:
 
     :raises Failed: it does not start, or does not stop as it should.
     """
+    print("Starting the server …")
     log = directory / "server.log"
     command = [
         sys.executable,
@@ -144,7 +143,9 @@ def server(directory: Path) -> Iterator[str]:
             command, stdout=subprocess.PIPE, stderr=stream, start_new_session=True, stdin=subprocess.DEVNULL
         )
     try:
-        yield ready(process, log)
+        url = ready(process, log)
+        print(f"It runs at {url}\n")
+        yield url
     finally:
         stop(process)
     if process.returncode != 0:

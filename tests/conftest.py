@@ -6,6 +6,7 @@ pytest_plugins = [
     "tests.cluster.fixtures",
     "tests.plugins.covers",
     "tests.plugins.rules",
+    "tests.readme",
     "tests.redis_servers",
     "tests.s3_servers",
     "tests.wrapper_program",

@@ -94,6 +94,19 @@ def cli() -> None:
 @cli.command()
 @_settings_options
 @_address_options
+@click.option(
+    "--site",
+    type=click.Choice(["local", "kubernetes"]),
+    help="Run jobs on this machine, or in the cluster of kubectl's current context; else as settings say.",
+)
+@click.option(
+    "--objects", help="Where results are kept, such as s3://bucket/prefix; else in the data directory."
+)
+@click.option(
+    "--images",
+    metavar="PREFIX",
+    help="What stands before the names of the agent's and the notebooks' image, as with scripts/images.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say that all is ready by one JSON object on a line.")
 @click.option("--ready-file", type=click.Path(path_type=Path), help="Write that object to this file, too.")
 @click.option("--verbose", is_flag=True, help="Show what Redis says, too.")
@@ -102,6 +115,9 @@ def up(
     data: Path | None,
     host: str | None,
     port: int | None,
+    site: str | None,
+    objects: str | None,
+    images: str | None,
     as_json: bool,
     ready_file: Path | None,
     verbose: bool,
@@ -113,7 +129,14 @@ def up(
     from uws_server.redis_server import NoRedis
     from uws_server.up.run import CannotStart, Up, ready_json
 
-    settings = _load(file, data=data, web__host=host, web__port=port)
+    settings = _load(
+        file,
+        data=data,
+        web__host=host,
+        web__port=port,
+        objects__url=objects,
+        **_site_settings(site, images),
+    )
     if settings.redis.url:
         from uws_server.factory import build
 
@@ -147,6 +170,17 @@ def up(
         sys.exit(Up(settings, isolation=isolation, on_ready=ready, verbose=verbose).run())
     except (CannotStart, NoRedis) as error:
         _fail(str(error), 1)
+
+
+def _site_settings(site: str | None, images: str | None) -> dict[str, str]:
+    """What ``--site`` and ``--images`` say of the site of that name."""
+    if images is not None and site != "kubernetes":
+        raise click.UsageError("--images goes with --site kubernetes")
+    said = {} if site is None else {f"sites__{site}__runner": site}
+    if images is not None:
+        for key, name in (("agent_image", "agent"), ("notebook_image", "notebook")):
+            said[f"sites__kubernetes__kubernetes__{key}"] = f"{images}uws-{name}:{__version__}"
+    return said
 
 
 @cli.command()

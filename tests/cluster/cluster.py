@@ -93,6 +93,12 @@ class Cluster:
                 "ctr", "--address", node.containerd, "--namespace=k8s.io", "images", "import", archive
             )
 
+    def tag_image(self, image: str, name: str) -> None:
+        """Give an image another name, on every node."""
+        for node in self.nodes():
+            ctr = ("ctr", "--address", str(node.containerd), "--namespace=k8s.io", "images")
+            node.inside(*ctr, "tag", "--force", image, name)
+
     def push_image(self, image: str, name: str) -> str:
         """Push an image of node 1 to the registry as ``name:tag``; gives the reference that pods name."""
         node, reference = self.node(1), f"{REGISTRY}/{name}"
