@@ -109,7 +109,7 @@ class Isolation(Protocol):
 
 
 class Runner(Protocol):
-    """One site's way to run attempts. Every method may be called again at any time."""
+    """One site's way to run attempts. Every method may be called again at any time, and in any thread."""
 
     def start(
         self, spec: RunSpec, agent_url: str, token: str, confirm: Callable[[], None] = no_doubt

@@ -6,8 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from runners.base import Cause, Observation, Outcome, Runner, State, Unreachable
+from runners.forgetting import Attempt, Forgetting
 from uws_server.domain.errors import NotFound
 from uws_server.domain.events import (
     AttemptLost,
@@ -29,15 +31,14 @@ from uws_server.store.base import Due, FencedOff, JobStore, Lease, StoreUnavaila
 
 log = logging.getLogger(__name__)
 
-Attempt = tuple[str, int]
-"""Job id and number."""
-
 _OVERRUN = 15_000  # ms after which the watcher does what the supervisor should have done
 
 # s for each attempt at the site, between two passes: with thousands of them each pass over all takes
 # milliseconds, and news come every few milliseconds too.
 _PAUSE = 20e-6
 _LONGEST_PAUSE = 0.5
+
+_AGAIN = 50  # attempts without news that a pass at least brings in once more, when it is time
 
 _SETTLE = 60.0  # s after a site's silence in which it may still tell what was so before
 
@@ -49,12 +50,14 @@ class Watcher:
     """Watches one site.
 
     Level-triggered: whatever `Runner.observe` lists is brought into the job's record, in any order
-    and as often as it likes. An observation that was brought in already costs nothing until the
-    next full pass, which comes at least every ``relist_seconds``.
+    and as often as it likes, what changed last being last. An observation that was brought in already costs
+    nothing for ``relist_seconds``; then it is brought in again, a few in each pass, so that thousands of them
+    keep back no news. What the site keeps of an attempt whose end is recorded it is told to forget, beside
+    the passes (`Forgetting`).
 
-    A full pass also compares what the site lists with what it was given (`JobStore.given`). An attempt
-    that should be there and was missing in every full pass for ``lost_after`` seconds is given up; a site
-    that does not answer, and a watcher that was away, are no evidence.
+    At least every ``relist_seconds`` a full pass compares what the site lists with what it was given
+    (`JobStore.given`). An attempt that should be there and was missing in every full pass for ``lost_after``
+    seconds is given up; a site that does not answer, and a watcher that was away, are no evidence.
     """
 
     def __init__(
@@ -88,12 +91,22 @@ class Watcher:
         self._fence = 0  # of the lease that all of the following was seen under
         self._next_full_pass = 0.0
         self._settled_at = 0.0
-        self._seen: dict[Attempt, Observation] = {}
+        self._seen: dict[Attempt, tuple[Observation, float]] = {}  # and when it was brought in, oldest first
+        self._last_pass = 0.0
+        self._forgetting = Forgetting(runner)
         self._unwanted: frozenset[Attempt] = frozenset()  # what the site has no reason to keep
         self._missing: dict[Attempt, float] = {}  # since when
 
     def run(self, stop: threading.Event) -> None:
         """Watch until ``stop`` is set."""
+        with self._forgetting.going_on():
+            self._run(stop)
+
+    def forget(self) -> None:
+        """Have the site forget all whose end is recorded by now, as `run` does beside its passes."""
+        self._forgetting.all()
+
+    def _run(self, stop: threading.Event) -> None:
         lease: Lease | None = None
         while not stop.is_set():
             try:
@@ -119,6 +132,8 @@ class Watcher:
         :raises Unreachable: the site does not answer.
         """
         given = self._begin_full_pass(lease)
+        now = self._monotonic()
+        again = self._due_again(now)
         present = set()
         running = set()
         for observation in self._observe():
@@ -127,8 +142,10 @@ class Watcher:
                 present.add(attempt)
             if observation.state is State.RUNNING:
                 running.add(attempt)
-            if self._seen.get(attempt) == observation:
+            known = self._seen.get(attempt)
+            if known is not None and known[0] == observation and attempt not in again:
                 continue
+            self._seen.pop(attempt, None)
             try:
                 noted = self._note(observation, lease)
             except (StoreUnavailable, StorageUnavailable, FencedOff):
@@ -138,7 +155,7 @@ class Watcher:
                 log.exception("job %s attempt %d cannot be brought into its record", *attempt)
                 continue
             if noted:
-                self._seen[attempt] = observation
+                self._seen[attempt] = observation, now
         for attempt in self._seen.keys() - present:
             del self._seen[attempt]
         self._end_overrun(running, lease)
@@ -155,12 +172,19 @@ class Watcher:
             # Another watcher was at work, or nobody: what we saw before says nothing about now.
             self._fence, self._next_full_pass = lease.fence, 0.0
             self._missing.clear()
+            self._seen.clear()
         if self._monotonic() < self._next_full_pass:
             return None
-        self._seen.clear()
         given = self._store.given(self._site)
         self._unwanted = frozenset(attempt for attempt, wanted in given.items() if not wanted)
         return given
+
+    def _due_again(self, now: float) -> set[Attempt]:
+        """What was brought in long ago: in each pass as many as keep up with the time that has gone by."""
+        share = len(self._seen) * (now - self._last_pass) / max(self._relist_seconds, 1.0)
+        self._last_pass = now
+        oldest = islice(self._seen.items(), _AGAIN + int(share))
+        return {attempt for attempt, (_, at) in oldest if now - at >= self._relist_seconds}
 
     def _observe(self) -> list[Observation]:
         try:
@@ -226,8 +250,9 @@ class Watcher:
         # A job whose record is gone was deleted while nobody watched.
         unwanted = job is None or _unwanted(job, seen.attempt)
         if over and unwanted:
-            self._runner.forget(seen.job_id, seen.attempt)
-        elif unwanted:
+            self._forgetting.ask(attempt)
+            return True
+        if unwanted:
             # Aborted while it waited for its lapsed claim to be taken again, and started all the same.
             self._runner.stop(seen.job_id, seen.attempt)
         return not (over or unwanted or seen.state is State.UNSTARTED)

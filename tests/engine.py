@@ -134,6 +134,7 @@ class Engine:
     def look(self) -> None:
         """What the watcher does with what the site tells."""
         self.watcher.look(self.lease("watcher:local", "watcher a"))
+        self.watcher.forget()
 
     def reconcile(self) -> None:
         """One round of the reconciler."""

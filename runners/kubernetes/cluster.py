@@ -39,7 +39,7 @@ class Refused(Exception):
 class Cluster:
     """An API server, as one kubeconfig context or the pod's own service account reaches it."""
 
-    def __init__(self, kubeconfig: str = "", context: str = "", connections: int = 8) -> None:
+    def __init__(self, kubeconfig: str = "", context: str = "", connections: int = 12) -> None:
         """:raises ConfigException: there is no such file or context, or it cannot be used."""
         settings = client.Configuration()
         if kubeconfig or context:

@@ -188,6 +188,7 @@ class Attempts:
         if found.state is State.ENDED:
             self._ended[key] = job.uid
         if self.observed.get(key) != found:
+            self.observed.pop(key, None)  # what changed last is last
             self.observed[key] = found
             self._count()
 

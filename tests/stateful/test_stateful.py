@@ -587,6 +587,7 @@ class System(RuleBasedStateMachine):
         lease = self.store.lease("watcher:local", "watcher", 1000)
         assert lease is not None
         self.watcher.look(lease)
+        self.watcher.forget()
         for job in self.model.values():
             job.looked_at(self.now)
 
