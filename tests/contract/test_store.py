@@ -36,6 +36,7 @@ from uws_server.store import records
 from uws_server.store.base import (
     SCHEMA,
     Capacity,
+    ClearanceDue,
     Due,
     FencedOff,
     JobStore,
@@ -43,7 +44,6 @@ from uws_server.store.base import (
     Lease,
     Planned,
     Quota,
-    ReservationLapsed,
     Selection,
     StoreUnavailable,
 )
@@ -110,7 +110,7 @@ def test_a_record_says_all_of_a_job(happened: list[Event], given_parameters: tup
         except Forbidden:
             continue
     hashed = {field: str(value) for field, value in records.fields(job).items()}
-    assert records.job(job.id, hashed, records.spec(job), records.outcome(job)) == job
+    assert records.job(job.id, hashed, records.parameters(job), records.outcome(job)) == job
     assert all(len(value.encode()) <= 64 for value in hashed.values())  # one compact listpack
 
 
@@ -355,7 +355,7 @@ def test_a_deleted_job_is_out_of_every_list_until_it_is_removed(store: JobStore)
     assert store.select(everything()) == []
     assert store.due(Due.DESTRUCTION, NOW + 10**9) == []
     assert store.due(Due.CLEARANCE, NOW) == ["1"]
-    store.reserve("1", NOW + 5)
+    store.schedule_clearance("1", NOW + 5)
     assert store.due(Due.CLEARANCE, NOW) == []
     assert not store.cleared("1", jobs.job(), forget=True)  # it was seen before it was deleted
     assert store.cleared("1", deleted, forget=True)
@@ -399,16 +399,16 @@ def test_what_is_to_be_stopped_first_is_not_due_for_destruction(store: JobStore)
 def test_content_without_a_job_is_due_for_clearance(store: JobStore) -> None:
     job = jobs.job(id="1", parameters=(jobs.parameter_with_content(),))
     soon = store.now() + 60_000
-    with pytest.raises(ReservationLapsed):
+    with pytest.raises(ClearanceDue):
         store.create(job, "key", "print")
-    store.reserve("1", store.now() - 1)
-    with pytest.raises(ReservationLapsed):
+    store.schedule_clearance("1", store.now() - 1)
+    with pytest.raises(ClearanceDue):
         store.create(job, "key", "print")  # it may be cleared away at this moment
-    store.reserve("1", soon)
+    store.schedule_clearance("1", soon)
     assert store.due(Due.CLEARANCE, soon) == ["1"]
     assert store.create(job, "key", "print") == job
     assert store.due(Due.CLEARANCE, soon) == []
-    store.reserve("2", soon)
+    store.schedule_clearance("2", soon)
     assert not store.cleared("2", job)
     assert store.cleared("2", None)
     assert store.due(Due.CLEARANCE, soon) == []

@@ -84,7 +84,7 @@ POINTS: dict[str, Point] = {
     "after wake": Point("after", f"{_QUEUE}.wake"),
     "before run": Point("before", f"{_STORE}.change"),
     "after run": Point("after", f"{_STORE}.change"),
-    "after reserve": Point("after", f"{_STORE}.reserve"),
+    "after schedule": Point("after", f"{_STORE}.schedule_clearance"),
     "before upload": Point("before", f"{_OBJECTS}.put", _key("/parameters/")),
     "after upload": Point("after", f"{_OBJECTS}.put", _key("/parameters/")),
     # start: the worker

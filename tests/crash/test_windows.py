@@ -84,7 +84,7 @@ def test_run(machine: Machine, point: str) -> None:
 
 @pytest.mark.covers("3:crash-submit")
 @pytest.mark.parametrize(
-    "point", windows(["after upload"], ["after reserve", "before upload", "before create", "after create"])
+    "point", windows(["after upload"], ["after schedule", "before upload", "before create", "after create"])
 )
 def test_submit_with_upload(machine: Machine, point: str) -> None:
     machine.replace("web", point)

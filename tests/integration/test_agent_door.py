@@ -51,7 +51,7 @@ class Server:
         self.limits = LIMITS
         self.objects = FileStore(root, links)
         self.jobs = MemoryStore(now)
-        self.jobs.reserve(JOB, now() + 60_000)
+        self.jobs.schedule_clearance(JOB, now() + 60_000)
         self.job = self.jobs.create(
             Job(
                 id=JOB,

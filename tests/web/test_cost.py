@@ -25,7 +25,17 @@ def calls(world: World, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(world.store, name, counting)
 
-    for name in ("get", "get_many", "select", "create", "change", "reserve", "now", "waiting", "due"):
+    for name in (
+        "get",
+        "get_many",
+        "select",
+        "create",
+        "change",
+        "schedule_clearance",
+        "now",
+        "waiting",
+        "due",
+    ):
         count(name)
     return counted
 
@@ -60,7 +70,7 @@ def test_making_and_listing_jobs(client: Client, calls: Counter[str]) -> None:
     assert calls == {"create": 1}
     calls.clear()
     send(client, multipart((field("mask", "m"), b"content")))
-    assert calls == {"reserve": 1, "now": 1, "create": 1}
+    assert calls == {"schedule_clearance": 1, "now": 1, "create": 1}
     calls.clear()
     client.get("/stack/async")
     assert calls == {"select": 1}

@@ -140,7 +140,7 @@ class World:
 
     def put(self, job: Job) -> Job:
         """Store a job as it is."""
-        self.store.reserve(job.id, self.store.now() + 60_000)
+        self.store.schedule_clearance(job.id, self.store.now() + 60_000)
         return self.store.create(job)
 
     def in_phase(self, phase: Phase, **changes: Any) -> Job:

@@ -30,9 +30,9 @@ from uws_server.service.placement import Site, site_for
 from uws_server.service.uploads import Content, Uploads, contents, streamed
 from uws_server.service.waiting import Waiting
 from uws_server.storage.base import NotStored, ObjectStore, StorageUnavailable
-from uws_server.store.base import JobStore, KeyReused, ReservationLapsed, Selection
+from uws_server.store.base import ClearanceDue, JobStore, KeyReused, Selection
 
-_RESERVED = 3600_000
+_UPLOAD_TIME = 3600_000
 """How long, in ms, the files of a job may be on their way."""
 
 
@@ -110,7 +110,7 @@ class Jobs:
         if not request.uploads:
             return self._commit(caller, template, job_id, parameters, request, wish)
         # Noted first: content that no job comes to is cleared away by the reconciler.
-        self._store.reserve(job_id, self._store.now() + _RESERVED)
+        self._store.schedule_clearance(job_id, self._store.now() + _UPLOAD_TIME)
         try:
             parameters = self._uploads.store(job_id, template, parameters, request.uploads)
             if streamed(request.uploads):
@@ -154,7 +154,7 @@ class Jobs:
             stored = self._store.create(job, request.idempotency_key, fingerprint)
         except KeyReused:
             stored = None
-        except ReservationLapsed:
+        except ClearanceDue:
             raise Unavailable("the files took too long to come; send the job again") from None
         if stored is None or stored.deleted:
             # A request that is repeated late must not bring back what was deleted, nor run it again.

@@ -117,12 +117,12 @@ class Reconciler:
             self._objects.delete(prefix_of(job_id))
             self._store.cleared(job_id, None)
         elif job.workload is not Workload.NONE:
-            self._store.reserve(job_id, now + _RETRY)  # stopped first
+            self._store.schedule_clearance(job_id, now + _RETRY)  # stopped first
         elif job.deleted:
             self._objects.delete(job.prefix)
             last_link = (job.destruction or 0) + LINKS_LIVE
             if now < last_link:
-                self._store.reserve(job_id, last_link)
+                self._store.schedule_clearance(job_id, last_link)
             else:
                 self._store.cleared(job_id, job, forget=True)
         else:

@@ -111,8 +111,8 @@ class KeyReused(Exception):
     """The idempotency key was used for another request."""
 
 
-class ReservationLapsed(Exception):
-    """A job's content was longer on its way than it was reserved for, and may be cleared away by now."""
+class ClearanceDue(Exception):
+    """A job's content was on its way for so long that it may be cleared away by now."""
 
 
 class StoreUnavailable(Exception):
@@ -126,7 +126,7 @@ class JobStore(Protocol):
         """Store a new job. With an idempotency ``key`` used before, the job that was made then.
 
         :raises KeyReused: the key stands for a request with another fingerprint.
-        :raises ReservationLapsed: it has uploads, and `reserve` was for too short a time.
+        :raises ClearanceDue: it has uploads, and their clearance is due or was not scheduled.
         """
 
     def get(self, job_id: str) -> Job | None:
@@ -146,8 +146,8 @@ class JobStore(Protocol):
         :raises FencedOff: ``lease`` has passed to another holder.
         """
 
-    def reserve(self, job_id: str, until: Instant) -> None:
-        """Note that the content of a job is to be cleared away from ``until`` on.
+    def schedule_clearance(self, job_id: str, at: Instant) -> None:
+        """Note that the content of a job is to be cleared away from ``at`` on, whatever was noted before.
 
         It may be a job that is not created yet: `create` takes the note away, in time or not at all.
         """

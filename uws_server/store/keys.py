@@ -1,6 +1,6 @@
 """What the job store keeps in Redis, and under which names, all of them below ``uws:``.
 
-    j:{id} s:{id} o:{id}         hash, spec and outcome of a job (see `records`)
+    j:{id} s:{id} o:{id}         hash, parameters and outcome of a job (see `records`)
     n:{id}                       what the running attempt has stored, by digests of names; where it began
     l:{service}:{owner}:{phase}  ids by creation: what lists are made of
     w:{site}:{owner}             a waiting line: ids by when they were queued
@@ -37,7 +37,7 @@ def job(job_id: str) -> str:
     return JOBS + job_id
 
 
-def spec(job_id: str) -> str:
+def parameters(job_id: str) -> str:
     """The parameters of a job."""
     return f"{PREFIX}s:{job_id}"
 

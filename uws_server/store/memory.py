@@ -14,6 +14,7 @@ from uws_server.domain.phase import Phase
 from uws_server.store.base import (
     SCHEMA,
     Capacity,
+    ClearanceDue,
     Due,
     FencedOff,
     JobEvent,
@@ -21,7 +22,6 @@ from uws_server.store.base import (
     Lease,
     Planned,
     Quota,
-    ReservationLapsed,
     Selection,
 )
 
@@ -68,7 +68,7 @@ class MemoryStore:
                 return stored
             if any(parameter.upload for parameter in job.parameters):
                 if self._clearance.get(job.id, 0) <= self._clock():
-                    raise ReservationLapsed(job.id)
+                    raise ClearanceDue(job.id)
                 del self._clearance[job.id]
             if key:
                 self._keys[job.owner, job.service, key] = (job.id, fingerprint)
@@ -148,10 +148,10 @@ class MemoryStore:
         self._events.append(JobEvent(number, job.id, job.owner, job.service, phase, kind))
         self._guard.notify_all()
 
-    def reserve(self, job_id: str, until: Instant) -> None:
-        """See `JobStore.reserve`."""
+    def schedule_clearance(self, job_id: str, at: Instant) -> None:
+        """See `JobStore.schedule_clearance`."""
         with self._guard:
-            self._clearance[job_id] = until
+            self._clearance[job_id] = at
 
     def cleared(self, job_id: str, seen: Job | None, *, forget: bool = False) -> bool:
         """See `JobStore.cleared`."""

@@ -38,7 +38,7 @@ def _writes(before: Job | None, after: Job) -> Iterator[Command]:
     if dropped:
         yield "HDEL", keys.job(after.id), *dropped
     for key, was, now in (
-        (keys.spec(after.id), records.spec(before) if before else "", records.spec(after)),
+        (keys.parameters(after.id), records.parameters(before) if before else "", records.parameters(after)),
         (keys.outcome(after.id), records.outcome(before) if before else "", records.outcome(after)),
     ):
         if was != now:

@@ -1,7 +1,7 @@
 """How a job is written down: a hash of short fields, and two JSON texts beside it.
 
 Every value of the hash stays within 64 bytes, so that Redis keeps it as one compact listpack; what is
-longer goes to the texts: ``spec`` (parameters, which seldom change) and ``outcome`` (reason, error,
+longer goes to the texts: ``parameters`` (which seldom change) and ``outcome`` (reason, error,
 results). Fields that have their default are not written.
 """
 
@@ -65,7 +65,7 @@ def fields(job: Job) -> dict[str, str | int]:
     return written
 
 
-def spec(job: Job) -> str:
+def parameters(job: Job) -> str:
     """The parameters as JSON, '' for none."""
     if not job.parameters:
         return ""
@@ -95,7 +95,7 @@ def outcome(job: Job) -> str:
 
 
 def job(
-    job_id: str, written: dict[str, str], spec_text: str | None = None, outcome_text: str | None = None
+    job_id: str, written: dict[str, str], parameters_text: str | None = None, outcome_text: str | None = None
 ) -> Job:
     """Read a job.
 
@@ -112,10 +112,10 @@ def job(
             values["progress"] = (int(done), int(of))
         if "z" in written:
             values["deleted"] = True
-        if spec_text:
+        if parameters_text:
             values["parameters"] = tuple(
                 Parameter(item[0], item[1], Upload(*item[2]) if len(item) > 2 else None)
-                for item in json.loads(spec_text)
+                for item in json.loads(parameters_text)
             )
         if outcome_text:
             content = json.loads(outcome_text)

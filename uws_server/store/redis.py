@@ -26,6 +26,7 @@ from uws_server.store import keys, records
 from uws_server.store.base import (
     SCHEMA,
     Capacity,
+    ClearanceDue,
     Due,
     FencedOff,
     JobEvent,
@@ -33,7 +34,6 @@ from uws_server.store.base import (
     Lease,
     Planned,
     Quota,
-    ReservationLapsed,
     Selection,
     StoreUnavailable,
 )
@@ -120,11 +120,11 @@ class RedisStore:
     def create(self, job: Job, key: str = "", fingerprint: str = "") -> Job:
         """See `JobStore.create`."""
         digest = hashlib.sha256(repr((job.owner, job.service, key)).encode()).hexdigest()
-        reserved = any(parameter.upload for parameter in job.parameters)
+        uploads = any(parameter.upload for parameter in job.parameters)
         touched = [
             keys.job(job.id),
             keys.idempotency(digest) if key else "",
-            keys.due(Due.CLEARANCE) if reserved else "",
+            keys.due(Due.CLEARANCE) if uploads else "",
         ]
         words = [job.id, fingerprint or "-", _KEY_SECONDS, *self.creation(job)]
         with _reached():
@@ -132,7 +132,7 @@ class RedisStore:
         if stored_id == job.id:
             return job
         if stored_id == "!":
-            raise ReservationLapsed(job.id)
+            raise ClearanceDue(job.id)
         stored = self.get(stored_id) if stored_id else None
         if stored is None:
             # Also when the job made then was deleted since: it cannot be given again.
@@ -147,7 +147,7 @@ class RedisStore:
     def get(self, job_id: str) -> Job | None:
         """See `JobStore.get`. A script, since that is one command and half the work of a pipeline."""
         with _reached():
-            flat, *texts = self._read([keys.job(job_id), keys.spec(job_id), keys.outcome(job_id)])
+            flat, *texts = self._read([keys.job(job_id), keys.parameters(job_id), keys.outcome(job_id)])
         return records.job(job_id, dict(zip(flat[::2], flat[1::2], strict=True)), *texts) if flat else None
 
     def get_many(self, job_ids: Sequence[str]) -> list[Job | None]:
@@ -155,7 +155,7 @@ class RedisStore:
         with _reached(), self.client.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.hgetall(keys.job(job_id))
-                pipe.mget(keys.spec(job_id), keys.outcome(job_id))
+                pipe.mget(keys.parameters(job_id), keys.outcome(job_id))
             replies = pipe.execute()
         return [
             _readable(job_id, written, *texts) if written else None
@@ -186,14 +186,14 @@ class RedisStore:
             raise FencedOff(f"{lease.name if lease else ''} has passed to another holder")
         return bool(answer)
 
-    def reserve(self, job_id: str, until: Instant) -> None:
-        """See `JobStore.reserve`."""
+    def schedule_clearance(self, job_id: str, at: Instant) -> None:
+        """See `JobStore.schedule_clearance`."""
         with _reached():
-            self.client.zadd(keys.due(Due.CLEARANCE), {job_id: until})
+            self.client.zadd(keys.due(Due.CLEARANCE), {job_id: at})
 
     def cleared(self, job_id: str, seen: Job | None, *, forget: bool = False) -> bool:
         """See `JobStore.cleared`."""
-        record = keys.job(job_id), keys.spec(job_id), keys.outcome(job_id), keys.counts(job_id)
+        record = keys.job(job_id), keys.parameters(job_id), keys.outcome(job_id), keys.counts(job_id)
         words: list[str | int] = [job_id, "" if seen is None else seen.version, int(forget)]
         with _reached():
             done = self._cleared([keys.due(Due.CLEARANCE), *record], words)

@@ -1,2 +1,2 @@
--- A job at one instant: its hash, its spec, its outcome. KEYS: those three.
+-- A job at one instant: its hash, its parameters, its outcome. KEYS: those three.
 return {redis.call('HGETALL', KEYS[1]), redis.call('GET', KEYS[2]), redis.call('GET', KEYS[3])}
