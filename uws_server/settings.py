@@ -421,9 +421,8 @@ class Settings(_Section):
 
     def pods_url(self, site: Site) -> str:
         """Where the agents of a cluster's pods find the agent door, without its path."""
-        return (site.kubernetes.agent_url or self.web.agent_url or self.web.base_url or self.own_url).rstrip(
-            "/"
-        )
+        said = site.kubernetes.agent_url or self.web.agent_url or self.web.base_url
+        return said.rstrip("/") or self.own_url
 
     @model_validator(mode="after")
     def _no_claim_in_flight_is_lost(self) -> Self:
