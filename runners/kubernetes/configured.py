@@ -8,11 +8,17 @@ from typing import Any
 
 from kubernetes.config import ConfigException
 
-from runners.kubernetes.cluster import Cluster
+from runners.base import Busy, Unreachable
+from runners.kubernetes.cluster import Cluster, Refused
+from runners.kubernetes.logins import Login, login
 from runners.kubernetes.manifest import PodSettings
+from runners.kubernetes.reference import Reference
+from runners.kubernetes.registry import Images, Registry
 from runners.kubernetes.runner import KubernetesRunner
 from uws_server.config_file import BadConfig
 from uws_server.settings import Settings
+
+_NOT_FOUND = 404
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,31 @@ def open_runner(settings: Settings, name: str) -> KubernetesRunner:
             tolerations=(*said.tolerations, *_patience(site.lost_after)),
         ),
         site.relist_seconds,
+        Images(
+            {host: Registry(one.url, one.ca_file) for host, one in said.registries.items()},
+            said.default_registry,
+            said.architecture,
+            lambda image: _login(cluster, said.namespace, said.pull_secret, image),
+        ),
     )
+
+
+def _login(cluster: Cluster, namespace: str, secret: str, image: Reference) -> Login | None:
+    """Who pulls an image: the pods' pull secret is read when a registry wants to know, and not kept.
+
+    :raises Busy: it cannot be read, which an operator has to mend.
+    """
+    if not secret:
+        return None
+    try:
+        document = cluster.call("GET", f"/api/v1/namespaces/{namespace}/secrets/{secret}")
+        return login(document, image)
+    except Refused as error:
+        if error.status == _NOT_FOUND:  # nor do pods mind
+            return None
+        raise Busy(f"the pull secret {secret} cannot be read: {error}") from error
+    except (Unreachable, ValueError) as error:
+        raise Busy(f"the pull secret {secret} cannot be read: {error}") from error
 
 
 def _patience(seconds: float) -> tuple[Mapping[str, Any], ...]:

@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from runners.kubernetes.reference import Image
 from uws_server.domain.runspec import RunSpec, places, substitute, variables
 
 MANAGED_BY = "uws-server"
@@ -96,9 +97,12 @@ def digest(spec: RunSpec) -> str:
     return hashlib.sha256(spec.to_json().encode()).hexdigest()
 
 
-def job(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> dict[str, Any]:
+def job(
+    spec: RunSpec, settings: PodSettings, agent_url: str, token: str, image: Image | None = None
+) -> dict[str, Any]:
     """The Job of one attempt.
 
+    :param image: in place of the run spec's, with the words to run where the run spec has no command.
     :raises ValueError: neither the job nor the site names an image.
     """
     ours = {**labels(spec.job_id, spec.attempt, settings), SERVICE: spec.service[:_LONGEST_NAME]}
@@ -127,7 +131,7 @@ def job(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> dic
             # With a queue nothing starts before the queue admits it.
             **({"suspend": True} if settings.queue else {}),
             "ttlSecondsAfterFinished": settings.kept_seconds,
-            "template": {"metadata": {"labels": ours}, "spec": _pod(spec, settings, agent_url, token)},
+            "template": {"metadata": {"labels": ours}, "spec": _pod(spec, settings, agent_url, token, image)},
         },
     }
 
@@ -186,7 +190,9 @@ def selector(instance: str) -> str:
     return f"{INSTANCE}={instance},{MANAGED_BY_LABEL}={MANAGED_BY}"
 
 
-def _pod(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> dict[str, Any]:
+def _pod(
+    spec: RunSpec, settings: PodSettings, agent_url: str, token: str, image: Image | None
+) -> dict[str, Any]:
     limits = spec.limits
     pod: dict[str, Any] = {
         "automountServiceAccountToken": False,
@@ -203,7 +209,7 @@ def _pod(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> di
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "initContainers": [_agent(spec, settings, agent_url, token)],
-        "containers": [_main(spec, settings)],
+        "containers": [_main(spec, settings, image or Image(spec.image or settings.notebook_image))],
         "volumes": _volumes(spec),
     }
     if limits.duration:  # a backstop only: wrapper and watcher come first
@@ -262,9 +268,8 @@ def _agent(spec: RunSpec, settings: PodSettings, agent_url: str, token: str) -> 
     }
 
 
-def _main(spec: RunSpec, settings: PodSettings) -> dict[str, Any]:
-    image = spec.image or settings.notebook_image
-    if not image:
+def _main(spec: RunSpec, settings: PodSettings, image: Image) -> dict[str, Any]:
+    if not image.name:
         raise ValueError("neither the job nor the site names an image")
     where = places(_WORK, settings.python)
     # As at every site, where the outputs go. A `workingDir` the kubelet would make, for root, where the agent
@@ -280,7 +285,7 @@ def _main(spec: RunSpec, settings: PodSettings) -> dict[str, Any]:
     }
     return {
         "name": "main",
-        "image": image,
+        "image": image.name,
         "command": [
             f"{_CONTROL}/uws-wrapper",
             "run",
@@ -290,6 +295,8 @@ def _main(spec: RunSpec, settings: PodSettings) -> dict[str, Any]:
             "--",
             *there,
             *(_literal(substitute(item, where)) for item in spec.command),
+            # In an image's own words nothing stands for a directory of ours.
+            *(_literal(item) for item in image.command),
         ],
         "env": [
             {"name": key, "value": _literal(value)} for key, value in sorted(variables(spec, _WORK).items())

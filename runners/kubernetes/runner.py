@@ -1,7 +1,7 @@
 """Starts, observes and stops attempts as Kubernetes Jobs.
 
 Cost: one request to the API server for a start, one for a stop, one to forget; what happens to attempts comes
-by watches, three for each site.
+by watches, three for each site. What a job costs that gives an image and no command, `registry` says.
 
 An attempt's code starts at most once although a Job may get more than one pod, and although a worker that was
 paused for long may create the Job of an attempt again: the agent asks the server at its door before it
@@ -18,6 +18,8 @@ from runners.kubernetes import manifest, seen
 from runners.kubernetes.cluster import Cluster, Document, Refused
 from runners.kubernetes.manifest import PodSettings
 from runners.kubernetes.mirror import Mirror
+from runners.kubernetes.reference import Image
+from runners.kubernetes.registry import Images
 from uws_server.domain.runspec import RunSpec
 
 _CONFLICT, _NOT_FOUND = 409, 404
@@ -32,9 +34,16 @@ _RELABELLED = (
 class KubernetesRunner:
     """One namespace of one cluster, for one server instance."""
 
-    def __init__(self, cluster: Cluster, settings: PodSettings, relist_seconds: float = 60) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: PodSettings,
+        relist_seconds: float = 60,
+        images: Images | None = None,
+    ) -> None:
         self._cluster = cluster
         self._settings = settings
+        self._images = images or Images()
         self._relist = relist_seconds
         self._jobs = f"/apis/batch/v1/namespaces/{settings.namespace}/jobs"
         self._mirror: Mirror | None = None
@@ -45,11 +54,12 @@ class KubernetesRunner:
     ) -> None:
         """Create the attempt's Job, unless it is there.
 
-        :raises Busy: the API server takes none just now, or does not say, or a quota is reached.
+        :raises Busy: the API server takes none just now, or does not say, or a quota is reached; or the
+            image's registry, which must be asked, does not say.
         :raises Unrunnable: it never will take this one.
         """
         try:
-            document = manifest.job(spec, self._settings, agent_url, token)
+            document = manifest.job(spec, self._settings, agent_url, token, self._image(spec))
         except ValueError as error:
             raise Unrunnable(str(error)) from error
         confirm()
@@ -58,6 +68,12 @@ class KubernetesRunner:
         except Unreachable as error:
             # Should it have been created all the same, the watcher sees it, or the next try finds it.
             raise Busy(str(error)) from error
+
+    def _image(self, spec: RunSpec) -> Image | None:
+        """The user's image in full, and what it runs where the job does not say; None for ours."""
+        if spec.kind != "container" or not spec.image:
+            return None
+        return Image(self._images.in_full(spec.image)) if spec.command else self._images.ask(spec.image)
 
     def _create(self, spec: RunSpec, document: Document) -> None:
         try:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from runners.kubernetes import manifest
 from runners.kubernetes.manifest import PodSettings
+from runners.kubernetes.reference import Image
 from uws_server.domain.runspec import RunSpec
 
 RUN_SPECS = Path(__file__).parents[1] / "golden" / "runspec"
@@ -31,10 +32,13 @@ FULL = replace(
     node_selector={"disk": "ssd"},
     tolerations=({"key": "gpu", "operator": "Exists"},),
 )
+READ = Image(f"registry.example/stars@sha256:{'0' * 64}", ("/bin/stars", "$(HOME)", "{inputs}"))
+"""What an image was found to run: words in which nothing is replaced."""
 URL, TOKEN = "https://uws.example/agent/v1", "a-token"
 CASES = {
     "notebook": ("lightcurve", PLAIN),
     "container": ("container", PLAIN),
+    "container-own-command": ("container-entry-point", PLAIN),
     "script": ("script-shell", PLAIN),
     "everything-a-site-can-say": ("container", FULL),
 }
@@ -46,7 +50,9 @@ def spec(name: str) -> RunSpec:
 
 
 def made(name: str, settings: PodSettings) -> dict[str, Any]:
-    return manifest.job(spec(name), settings, URL, TOKEN)
+    of = spec(name)
+    asked = None if of.command or of.kind != "container" else READ
+    return manifest.job(of, settings, URL, TOKEN, asked)
 
 
 @pytest.mark.parametrize("case", CASES)
