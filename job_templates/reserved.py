@@ -4,8 +4,8 @@ from __future__ import annotations
 
 SERVICE_NAMES = frozenset({
     "account", "admin", "agent", "api", "async", "auth", "availability", "capabilities", "docs",
-    "examples", "favicon", "health", "jobs", "limits", "live", "login", "logout", "metrics",
-    "oauth", "openapi", "portal", "ready", "robots", "schema", "search", "services", "sites",
+    "examples", "favicon", "health", "healthz", "jobs", "limits", "live", "login", "logout", "metrics",
+    "oauth", "openapi", "portal", "ready", "readyz", "robots", "schema", "search", "services", "sites",
     "static", "status", "storage", "sync", "tables", "templates", "token", "tokens", "ui", "usage",
     "user", "users", "uws", "version",
 })  # fmt: skip

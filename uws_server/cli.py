@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import threading
 
     from runners.base import Isolation
+    from uws_server.readiness import Check
     from uws_server.settings import Settings
     from uws_server.up.run import Ready
 
@@ -186,12 +187,19 @@ def _site_settings(site: str | None, images: str | None) -> dict[str, str]:
 @cli.command()
 @_settings_options
 @_address_options
-@click.option("--descriptor", type=int, hidden=True, help="A listening socket that was handed down.")
+@click.option(
+    "--descriptor",
+    "descriptors",
+    type=int,
+    multiple=True,
+    hidden=True,
+    help="A listening socket that was handed down.",
+)
 def web(
-    file: Path | None, data: Path | None, host: str | None, port: int | None, descriptor: int | None
+    file: Path | None, data: Path | None, host: str | None, port: int | None, descriptors: tuple[int, ...]
 ) -> None:
     """Run the web processes."""
-    if descriptor is None:
+    if not descriptors:
         # Refused here in one sentence, rather than by each process. Under `up`, others look after it.
         from uws_server.factory import build
         from uws_server.up.run import CannotStart, listen
@@ -208,8 +216,8 @@ def web(
         if value is not None:
             os.environ[f"UWS_{name}"] = str(value)
     command = [sys.executable, "-P", "-m", "gunicorn", "--config", "python:uws_server.web.gunicorn"]
-    if descriptor is not None:
-        command += ["--bind", f"fd://{descriptor}"]
+    for each in descriptors:  # in place of what the settings say
+        command += ["--bind", f"fd://{each}"]
     os.execv(command[0], command)  # noqa: S606
 
 
@@ -236,10 +244,13 @@ def worker(file: Path | None, data: Path | None, site: str, kind: str) -> None:
     from uws_server.factory import build
     from uws_server.queue.base import Work
     from uws_server.queue.rq import RqWorker, WorkerBroke, connect
+    from uws_server.readiness import of_worker
+    from uws_server.site_calls import CountedRunner
     from uws_server.site_offers import capacity
 
     with _starting():
         services = build(settings)
+        pulse = services.pulse
         room = capacity(sites.site(settings, site))
         services.store.report_capacity(site, room)
         work = Worker(
@@ -249,14 +260,15 @@ def worker(file: Path | None, data: Path | None, site: str, kind: str) -> None:
             store=services.store,
             changes=services.changes,
             catalog=services.catalog,
-            runner=sites.open_runner(settings, site),
+            runner=CountedRunner(site, sites.open_runner(settings, site)),
             agent_url=f"{sites.agent_url(settings, site)}{PATH}",
             # Who stops makes no token, and so is not given what makes them.
             secret=services.secret if kind == Work.START.value else b"",
         )
     tasks.serve(tasks.Context(services.queue, work))
     try:
-        RqWorker(Work(kind), site, connect(settings.redis.url)).run()
+        with _listening(settings, of_worker(services.store, pulse)):
+            RqWorker(Work(kind), site, connect(settings.redis.url), heard=lambda: pulse.beat("queue")).run()
     except (WorkerBroke, redis.RedisError) as error:
         _fail(str(error), EX_TEMPFAIL)
 
@@ -272,22 +284,26 @@ def watch(file: Path | None, data: Path | None, site: str, holder: str | None) -
     from runners import sites
     from runners.watcher import Watcher
     from uws_server.factory import build, unique_holder
+    from uws_server.readiness import of_watcher
+    from uws_server.site_calls import CountedRunner
 
     with _starting():
         services = build(settings, signs=False)
+        pulse = services.pulse
         watcher = Watcher(
             site=site,
             holder=holder or unique_holder(),
             store=services.store,
             changes=services.changes,
             objects=services.objects,
-            runner=sites.open_runner(settings, site),
+            runner=CountedRunner(site, sites.open_runner(settings, site), lambda: pulse.beat("list")),
             attempts=settings.jobs.attempts,
             clock=services.clock,
             lost_after=sites.site(settings, site).lost_after,
             relist_seconds=sites.site(settings, site).relist_seconds,
         )
-    watcher.run(_stopped_by_signal(lambda: sites.interrupt(settings, site)))
+    with _listening(settings, of_watcher(services.leases, pulse, site)):
+        watcher.run(_stopped_by_signal(lambda: sites.interrupt(settings, site)))
 
 
 @cli.command()
@@ -296,11 +312,14 @@ def watch(file: Path | None, data: Path | None, site: str, holder: str | None) -
 def reconcile(file: Path | None, data: Path | None, holder: str | None) -> None:
     """Carry out what time decides, and close what crashes left open. One at a time acts."""
     from uws_server.factory import build, unique_holder
+    from uws_server.readiness import of_reconciler
 
     settings = _load(file, data=data)
     with _starting():
-        reconciler = build(settings, signs=False).reconciler(holder or unique_holder())
-    reconciler.run(_stopped_by_signal(lambda: None))
+        services = build(settings, signs=False)
+        reconciler = services.reconciler(holder or unique_holder())
+    with _listening(settings, of_reconciler(services.pulse)):
+        reconciler.run(_stopped_by_signal(lambda: None))
 
 
 @cli.command()
@@ -381,6 +400,17 @@ def _starting() -> Iterator[None]:
         yield
     except REFUSALS as error:
         _fail(*refusal(error))
+
+
+@contextlib.contextmanager
+def _listening(settings: Settings, checks: Mapping[str, Check]) -> Iterator[None]:
+    if not settings.operator.port:
+        yield
+        return
+    from uws_server.operator_port import listening
+
+    with listening(settings, checks):
+        yield
 
 
 def _stopped_by_signal(wake: Callable[[], None]) -> threading.Event:

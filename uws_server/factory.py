@@ -9,11 +9,13 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from uws_server import __version__
+from uws_server import __version__, metrics
 from uws_server.config_file import BadConfig
 from uws_server.domain.errors import Refused
 from uws_server.domain.instants import Instant
 from uws_server.domain.runspec import AttemptLimits, RunSpec
+from uws_server.object_calls import CountedObjects
+from uws_server.readiness import Leases, Pulse
 from uws_server.settings import Settings
 from uws_server.site_offers import ReportedSite, SiteOffer, offered
 from uws_server.storage.base import Aside, directly
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from uws_server.service.waiting import Waiting
     from uws_server.storage.base import ObjectStore
     from uws_server.storage.links import Links
+    from uws_server.store.base import Lease
     from uws_server.store.redis import RedisStore
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuv"
@@ -74,6 +77,8 @@ class Services:
         self._signs = signs
         self.clock = clock
         self.aside: Aside = directly  # the web sets it, before the object store is asked for
+        self.pulse = Pulse()
+        self.leases = Leases(self.pulse)
 
     @cached_property
     def secret(self) -> bytes:
@@ -85,7 +90,11 @@ class Services:
         """The job store."""
         from uws_server.store.redis import RedisStore
 
-        return RedisStore(self.settings.redis.url)
+        def leased(name: str, held: bool) -> None:
+            self.leases.asked(name, held)
+            metrics.lease_asked(name, held)
+
+        return RedisStore(self.settings.redis.url, leased=leased)
 
     @cached_property
     def queue(self) -> RqQueue:
@@ -114,7 +123,7 @@ class Services:
         links = self.links if self._signs else None
         cloud = Cloud(set_.endpoint, set_.public_endpoint, set_.region, set_.credentials_file)
         try:
-            return open_store(self.settings.objects_url, links, self.aside, cloud)
+            return CountedObjects(open_store(self.settings.objects_url, links, self.aside, cloud))
         except ValueError as error:
             raise BadConfig(f"objects: {error}") from error
 
@@ -144,7 +153,11 @@ class Services:
         """How jobs change."""
         from uws_server.service.changes import Changes
 
-        return Changes(self.store, self.queue, self.clock)
+        def told(before: Job | None, after: Job, lease: Lease | None) -> None:
+            watched = lease is not None and lease.name.startswith("watcher:")
+            metrics.job_changed(before, after, self.clock(), watched=watched)
+
+        return Changes(self.store, self.queue, self.clock, told)
 
     @cached_property
     def waiting(self) -> Waiting:
@@ -225,6 +238,7 @@ class Services:
             sites=tuple(self.sites),
             holder=holder,
             archive=self.settings.jobs.at_destruction == "archive",
+            seen=metrics.queue_seen,
         )
 
     def require_durable(self) -> None:

@@ -355,6 +355,25 @@ class Site(_Section):
     kubernetes: Kubernetes = Kubernetes()
 
 
+class Operator(_Section):
+    """Where each process tells its operator how it is: `/healthz`, `/readyz`, `/metrics`."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; whoever connects is told.")
+    port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port to listen on, another than `web.port`. Processes on one machine need one each, "
+        "but those of `up`, for which web answers. 0: nothing listens.",
+    )
+
+    @property
+    def addresses(self) -> list[str]:
+        """Host and port as gunicorn takes them; empty where nothing listens."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return [f"{host}:{self.port}"] if self.port else []
+
+
 class Log(_Section):
     """What is written to standard error."""
 
@@ -386,6 +405,7 @@ class Settings(_Section):
     jobs: Jobs = Jobs()
     limits: Limits = Limits()
     sites: dict[SiteName, Site] = Field(default={"local": Site()}, min_length=1, description="Sites by name.")
+    operator: Operator = Operator()
     log: Log = Log()
 
     @model_validator(mode="after")

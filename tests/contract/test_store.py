@@ -42,6 +42,7 @@ from uws_server.store.base import (
     JobStore,
     KeyReused,
     Lease,
+    Load,
     Planned,
     Quota,
     Selection,
@@ -692,3 +693,18 @@ def test_of_several_that_start_at_once_all_are_told_the_same_version(store: JobS
         thread.join(20)
     assert len(told) == 16
     assert len(set(told)) == 1
+
+
+@pytest.mark.covers("4:metrics")
+def test_the_load_of_a_site_is_what_waits_and_what_it_has(store: JobStore) -> None:
+    assert store.load("local") == Load(jobs=0, owners=0, oldest_seconds=0, attempts=0)
+    waits = {"phase": Phase.QUEUED, "workload": Workload.WAITING, "attempt": 1}
+    now = store.now()
+    for number, owner in enumerate(("ann", "bob", "ann", "bob", "ann")):
+        since = now - 100_000 * (number + 1)
+        put(store, id=f"job{number}", owner=owner, site="local", queued=since, **waits)
+    put(store, id="elsewhere", site="other", queued=now - 10**9, **waits)
+    assert store.claim("local", ROOM, 60) == "job4"  # the oldest of ann's, who is first
+    seen = store.load("local")
+    assert (seen.jobs, seen.owners, seen.attempts) == (4, 2, 1)
+    assert 400 <= seen.oldest_seconds < 460

@@ -7,13 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.up_process import UpProcess, until
+from tests.up_process import UpProcess, running_up, until
 
 COMMANDS = {
     "web": ("web",),
@@ -24,14 +27,26 @@ COMMANDS = {
 }
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    with ExitStack() as stack:
+        free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in free]
+
+
+REQUESTED = 'uws_http_requests_total{method="POST",route="/<service>/async",status="303"}'
+
+
 class Single(UpProcess):
-    """The same questions as to `up`, to a server in single processes."""
+    """The same questions as to `up`, to a server in single processes, each with a port for its operator."""
 
     def __init__(self, directory: Path, redis_url: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port, *operator = free_ports(1 + len(COMMANDS))
+        self.operator = dict(zip(COMMANDS, operator, strict=True))
         file = directory / "uws.yaml"
-        file.write_text(f"data: {directory}/data\nweb: {{port: {port}}}\nredis: {{url: '{redis_url}'}}\n")
+        file.write_text(
+            f"data: {directory}/data\nweb: {{port: {port}, workers: 2}}\nredis: {{url: '{redis_url}'}}\n"
+        )
         clean = {name: value for name, value in os.environ.items() if not name.startswith("UWS_")}
         self.data = directory / "data"
         self.log = directory / "log"
@@ -40,7 +55,7 @@ class Single(UpProcess):
             self.processes = {
                 name: subprocess.Popen(
                     [sys.executable, "-m", "uws_server.cli", *words, "--config", str(file)],
-                    env=clean,
+                    env={**clean, "UWS_OPERATOR__PORT": str(self.operator[name])},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -48,11 +63,45 @@ class Single(UpProcess):
                 for name, words in COMMANDS.items()
             }
 
+    def asked(self, name: str, path: str) -> tuple[int, str]:
+        """What a process tells its operator."""
+        return asked(f"http://127.0.0.1:{self.operator[name]}{path}")
+
+    def is_ready(self, name: str) -> bool:
+        """Whether a process says that it can work."""
+        return self.asked(name, "/readyz")[0] == 200
+
+    def completed(self, job: str) -> bool:
+        """Whether a job is."""
+        return self.phase(job) == "COMPLETED"
+
+    def number(self, name: str, sample: str) -> float:
+        """One of a process's numbers; 0 while there is none."""
+        return number(self.asked(name, "/metrics")[1], sample)
+
     def stop(self) -> dict[str, int]:
         """Ask all to end; their exit codes."""
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
         return {name: process.wait(30) for name, process in self.processes.items()}
+
+
+def asked(url: str) -> tuple[int, str]:
+    """Status and body; 0 where nobody listens."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+def number(text: str, sample: str) -> float:
+    """The value of a sample among metrics; 0 while there is none."""
+    found = [line.rpartition(" ")[2] for line in text.splitlines() if line.rpartition(" ")[0] == sample]
+    return float(found[0]) if found else 0.0
 
 
 @pytest.fixture
@@ -81,3 +130,53 @@ def test_a_job_runs_and_everything_ends_when_asked_to(single: Single) -> None:
     until(lambda: not list(attempts.iterdir()), 60, "the end of the attempt")
     assert single.stop() == dict.fromkeys(COMMANDS, 0)
     assert "Traceback" not in single.said()
+
+
+@pytest.mark.covers("4:probes", "4:metrics")
+def test_each_process_tells_its_operator_how_it_is_and_what_it_did(single: Single) -> None:
+    for name in COMMANDS:
+        until(partial(single.is_ready, name), 60, f"{name} is ready")
+        assert single.asked(name, "/healthz") == (200, "ok" if name == "web" else "ok\n")
+        assert single.asked(name, "/nothing")[0] == 404
+    assert single.asked("watch", "/readyz")[1] == "lease: ok; site: ok\n"
+
+    before = single.number("web", REQUESTED)
+    jobs = [single.submit("print('hello')") for _ in range(3)]
+    for job in jobs:
+        until(partial(single.completed, job), 60, "COMPLETED")
+    assert single.number("web", REQUESTED) == before + 3  # by two processes
+    assert (
+        single.number("web", 'uws_job_phase_changes_total{phase="QUEUED",service="script",site="local"}') == 3
+    )
+    done = 'uws_job_phase_changes_total{phase="COMPLETED",service="script",site="local"}'
+    assert single.number("watch", done) == 3
+    assert single.number("watch", 'uws_job_start_seconds_count{service="script",site="local"}') == 3
+    assert 0 < single.number("watch", 'uws_job_start_seconds_sum{service="script",site="local"}') < 120
+    assert single.number("watch", 'uws_watcher_delay_seconds_count{phase="COMPLETED",site="local"}') == 3
+    assert single.number("watch", 'uws_lease_held{lease="watcher:local"}') == 1
+    started = 'uws_site_call_seconds_count{operation="start",outcome="ok",site="local"}'
+    assert single.number("start", started) == 3
+    assert single.number("watch", 'uws_object_store_call_seconds_count{operation="read",outcome="ok"}') >= 3
+    assert single.number("reconcile", 'uws_lease_held{lease="reconciler"}') == 1
+    assert 'uws_queue_jobs{site="local"} 0.0' in single.asked("reconcile", "/metrics")[1]
+    # The public address has none of it.
+    assert asked(f"{single.url}/metrics")[0] == 404
+    assert asked(f"{single.url}/readyz") == (200, "web: ok; redis: ok; objects: ok")
+
+
+@pytest.mark.covers("4:metrics")
+def test_under_up_web_tells_the_numbers_of_all(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    with running_up(tmp_path / "data", environment={"UWS_OPERATOR__PORT": str(port)}) as up:
+        job = up.submit("print('hello')")
+        until(lambda: up.phase(job) == "COMPLETED", 60, "COMPLETED")
+        told = asked(f"http://127.0.0.1:{port}/metrics")[1]
+        for sample in (
+            'uws_job_phase_changes_total{phase="COMPLETED",service="script",site="local"}',
+            'uws_site_call_seconds_count{operation="start",outcome="ok",site="local"}',
+            'uws_lease_held{lease="reconciler"}',
+            REQUESTED,
+        ):
+            assert number(told, sample) == 1
+        assert up.end() == 0
+    assert "Traceback" not in up.said()

@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from types import FrameType
 
 import redis
 from redis.backoff import NoBackoff
+from redis.client import Pipeline
 from redis.retry import Retry
 from rq import Queue as RqQueues
 from rq import SimpleWorker
@@ -102,6 +104,10 @@ class RqQueue:
         return self._queues[key]
 
 
+def _nobody() -> None:
+    """Called where nobody asks how a worker is."""
+
+
 class RqWorker(SimpleWorker):
     """Runs tasks in its own process, where what they need was built once; 2.5 times as fast as forking.
 
@@ -112,7 +118,11 @@ class RqWorker(SimpleWorker):
 
     max_connection_wait_time = 1.0
 
-    def __init__(self, work: Work, site: str, connection: redis.Redis) -> None:
+    def __init__(
+        self, work: Work, site: str, connection: redis.Redis, heard: Callable[[], None] = _nobody
+    ) -> None:
+        """``heard`` is called whenever the queue has been heard; without a task at least every 45 s."""
+        self._heard = heard
         super().__init__(
             [RqQueues(queue_name(work, site), connection=connection, serializer="json")],
             connection=connection,
@@ -123,6 +133,11 @@ class RqWorker(SimpleWorker):
         self._asked_to_stop = False
         self.log_job_description = False
         self.log_result_lifespan = False
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Say to Redis, and to who probes us, that we live: before each wait for a task, and in each."""
+        super().heartbeat(timeout, pipeline)
+        self._heard()
 
     def subscribe(self) -> None:
         """Nothing: RQ's remote commands (stop this, shut down) are not for us, nor a thread for them."""

@@ -13,6 +13,13 @@ from uws_server.store.base import JobStore, Lease
 
 Clock = Callable[[], Instant]
 
+Told = Callable[[Job | None, Job, Lease | None], None]
+"""Hears of each change that was stored: before, after, and the lease under which it was made."""
+
+
+def _nobody(_before: Job | None, _after: Job, _lease: Lease | None) -> None:
+    """Hears of changes where nobody else does."""
+
 
 class Changes:
     """Applies events to jobs.
@@ -21,10 +28,11 @@ class Changes:
     of an idle site is one more SET and, when it was not awake, an RQ enqueue.
     """
 
-    def __init__(self, store: JobStore, queue: Queue, clock: Clock) -> None:
+    def __init__(self, store: JobStore, queue: Queue, clock: Clock, told: Told = _nobody) -> None:
         self._store = store
         self._queue = queue
         self._clock = clock
+        self._told = told
 
     def apply(self, job_id: str, event: Event | Callable[[Job], Event], lease: Lease | None = None) -> Job:
         """The job after the event, whoever else changes it meanwhile.
@@ -48,12 +56,13 @@ class Changes:
             if after is before:
                 return before
             if self._store.change(before, after, lease):
-                self.follow(before, after)
+                self.follow(before, after, lease)
                 return after
         raise Unavailable(f"job {job_id} changes too fast just now; try again")
 
-    def follow(self, before: Job | None, after: Job) -> None:
-        """Wake whoever has work because of a change that is stored already."""
+    def follow(self, before: Job | None, after: Job, lease: Lease | None = None) -> None:
+        """Tell of a change that is stored already, and wake whoever has work because of it."""
+        self._told(before, after, lease)
         was = before.workload if before else Workload.NONE
         if after.workload is was:
             return

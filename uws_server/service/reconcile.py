@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from uws_server.domain.errors import Refused
 from uws_server.domain.events import ClaimLapsed, DeleteRequested, DestructionDue, Event
@@ -19,7 +20,7 @@ from uws_server.queue.base import Queue
 from uws_server.service.changes import Changes
 from uws_server.service.door import LONGEST_LINK
 from uws_server.storage.base import ObjectStore, StorageUnavailable
-from uws_server.store.base import Due, FencedOff, JobStore, Lease, StoreUnavailable
+from uws_server.store.base import Due, FencedOff, JobStore, Lease, Load, StoreUnavailable
 from uws_server.store.records import Unreadable
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,18 @@ LINKS_LIVE = LONGEST_LINK * 1000
 
 _RETRY = 5_000
 _AT_ONCE = 500
+_LOOK_SECONDS = 5.0
+
+
+def _unseen(_site: str, _load: Load) -> None:
+    """Told of a site's load where nobody else is."""
 
 
 class Reconciler:
-    """Owns destruction times, lapsed claims, lost wake-ups and clearing away."""
+    """Owns destruction times, lapsed claims, lost wake-ups and clearing away.
+
+    ``seen`` is told what waits for each site, every 5 s: one call of the store for each site.
+    """
 
     def __init__(
         self,
@@ -45,6 +54,8 @@ class Reconciler:
         holder: str,
         archive: bool = True,
         lease_seconds: float = 10,
+        seen: Callable[[str, Load], None] = _unseen,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._changes = changes
@@ -54,6 +65,9 @@ class Reconciler:
         self._holder = holder
         self._archive = archive
         self._lease_seconds = lease_seconds
+        self._seen = seen
+        self._monotonic = monotonic
+        self._next_look = 0.0
 
     def run(self, stop: threading.Event, round_seconds: float = 1) -> None:
         """Reconcile until ``stop`` is set, a round every ``round_seconds``."""
@@ -84,6 +98,10 @@ class Reconciler:
                 self._queue.wake(site)
         for job in self._due(Due.DESTRUCTION, now):
             self._destroy(job, lease)
+        if self._monotonic() >= self._next_look:
+            self._next_look = self._monotonic() + _LOOK_SECONDS
+            for site in self._sites:
+                self._seen(site, self._store.load(site))
         # Last, for this needs the object store, and jobs run without it.
         for job_id in self._store.due(Due.CLEARANCE, now):
             self._clear(job_id, now)

@@ -44,6 +44,19 @@ class Capacity:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """What waits for a site, ``oldest_seconds`` being how long the first has, and the attempts that it has.
+
+    ``owners`` with an empty line may be among those counted, until a worker comes by.
+    """
+
+    jobs: int
+    owners: int
+    oldest_seconds: float
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """Which jobs of one service and owner a list shows: newest first, filters ANDed (UWS-35 to UWS-38).
 
@@ -191,6 +204,12 @@ class JobStore(Protocol):
 
     def waiting(self, site: str) -> int:
         """How many owners have jobs in the site's waiting lines; 0 = nothing to start."""
+
+    def load(self, site: str) -> Load:
+        """What waits for a site and what it runs, for operators.
+
+        Its work grows with the owners that wait, of whom a bounded number is looked at, not with their jobs.
+        """
 
     def report_capacity(self, site: str, capacity: Capacity) -> None:
         """Note what a site can run, as who serves it says. The last word stands until there is another."""

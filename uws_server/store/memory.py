@@ -20,6 +20,7 @@ from uws_server.store.base import (
     JobEvent,
     KeyReused,
     Lease,
+    Load,
     Planned,
     Quota,
     Selection,
@@ -273,6 +274,19 @@ class MemoryStore:
         with self._guard:
             waiting = [job for job in self._jobs.values() if job.workload is Workload.WAITING]
         return len({job.owner for job in waiting if job.site == site})
+
+    def load(self, site: str) -> Load:
+        """See `JobStore.load`."""
+        with self._guard:
+            here = [job for job in self._jobs.values() if job.site == site]
+        waiting = [job for job in here if job.workload is Workload.WAITING]
+        oldest = min((job.queued or job.created for job in waiting), default=None)
+        return Load(
+            jobs=len(waiting),
+            owners=len({job.owner for job in waiting}),
+            oldest_seconds=0.0 if oldest is None else max(0, self._clock() - oldest) / 1000,
+            attempts=sum(job.workload.holds_slot for job in here),
+        )
 
     def report_capacity(self, site: str, capacity: Capacity) -> None:
         """See `JobStore.report_capacity`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import resources
@@ -32,6 +32,7 @@ from uws_server.store.base import (
     JobEvent,
     KeyReused,
     Lease,
+    Load,
     Planned,
     Quota,
     Selection,
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 
 _KEY_SECONDS = 24 * 3600
 _OWNERS_LOOKED_AT = 16
+_OWNERS_COUNTED = 1000
 _UNAVAILABLE = (
     redis.ConnectionError,
     redis.TimeoutError,
@@ -74,6 +76,10 @@ def _readable(job_id: str, written: dict[str, str], *texts: str | None) -> Job |
         return None
 
 
+def _nobody(_name: str, _held: bool) -> None:
+    """Told of leases where nobody else is."""
+
+
 def _attempt(entry: str) -> tuple[str, int]:
     job_id, _, number = entry.rpartition(".")
     return job_id, int(number)
@@ -82,7 +88,11 @@ def _attempt(entry: str) -> tuple[str, int]:
 class RedisStore:
     """Jobs in one Redis. Thread-safe, and fit for gevent; each thread uses a connection of its own."""
 
-    def __init__(self, url: str, *, max_connections: int = 1000) -> None:
+    def __init__(
+        self, url: str, *, max_connections: int = 1000, leased: Callable[[str, bool], None] = _nobody
+    ) -> None:
+        """``leased`` is told of each answer about a lease: its name, and whether we have it."""
+        self._leased = leased
         options: dict[str, Any] = {
             "decode_responses": True,
             "socket_connect_timeout": 5,
@@ -104,6 +114,7 @@ class RedisStore:
         self._release = self._script("release")
         self._select = self._script("select")
         self._schema = self._script("schema")
+        self._load = self._script("load")
 
     def _script(self, name: str) -> Script:
         text = resources.files(__package__).joinpath("lua", f"{name}.lua").read_text()
@@ -249,6 +260,15 @@ class RedisStore:
         with _reached():
             return int(self.client.zcard(keys.owners(site)))
 
+    def load(self, site: str) -> Load:
+        """See `JobStore.load`."""
+        with _reached():
+            owners, jobs, oldest, attempts, now = self._load(
+                [keys.owners(site), keys.use(site)], [keys.lines(site), _OWNERS_COUNTED]
+            )
+        waited = max(0, int(now) - int(oldest)) / 1000 if oldest else 0.0
+        return Load(jobs=int(jobs), owners=int(owners), oldest_seconds=waited, attempts=int(attempts))
+
     def report_capacity(self, site: str, capacity: Capacity) -> None:
         """See `JobStore.report_capacity`."""
         with _reached():
@@ -278,6 +298,7 @@ class RedisStore:
         """See `JobStore.lease`."""
         with _reached():
             fence = self._lease([keys.lease(name), keys.FENCE], [holder, int(seconds * 1000)])
+        self._leased(name, bool(fence))
         return Lease(name, holder, int(fence)) if fence else None
 
     def release(self, lease: Lease) -> None:

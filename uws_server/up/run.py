@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -90,9 +91,10 @@ def running(data: Path) -> Path | None:
     return None
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """The listening socket. It is made here so that a restarted web server loses no connection.
+def listen(host: str, port: int, setting: str = "--port") -> socket.socket:
+    """A listening socket. It is made here so that a restarted web server loses no connection.
 
+    :param setting: by which the operator names another port.
     :raises CannotStart: the address cannot be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -104,7 +106,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise CannotStart(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; --port names another"
+            f"cannot listen on {host} port {port}: {error.strerror or error}; {setting} names another"
         ) from error
     return listener
 
@@ -134,7 +136,7 @@ class Up:
         :raises NoRedis: there is no Redis to run.
         """
         data = self._settings.data.absolute()
-        with only_one(data), self._listen(data) as listener:
+        with contextlib.ExitStack() as self._opened, only_one(data), self._listen(data) as listener:
             return asyncio.run(self._main(data, listener))
 
     def _listen(self, data: Path) -> socket.socket:
@@ -205,13 +207,24 @@ class Up:
 
     async def _start_others(self, settings: Path, listener: socket.socket) -> None:
         environment = {**_environment(), "UWS_CONFIG": str(settings), "PYTHONUNBUFFERED": "1"}
+        operator = None
+        if port := self._settings.operator.port:
+            operator = self._opened.enter_context(listen(self._settings.operator.host, port, "operator.port"))
+            # web tells the numbers of all; those of the last run are over.
+            numbers = settings.with_name("metrics")
+            shutil.rmtree(numbers, ignore_errors=True)
+            numbers.mkdir(mode=0o700)
+            environment["PROMETHEUS_MULTIPROC_DIR"] = str(numbers)
 
         def start(name: str, *words: str, descriptors: tuple[int, ...] = ()) -> Keeper:
             command = (sys.executable, "-P", "-m", "uws_server.cli", *words)
             return self._programs.start(Program(name, command, environment, descriptors))
 
-        descriptor = listener.fileno()
-        web = start("web", "web", "--descriptor", str(descriptor), descriptors=(descriptor,))
+        descriptors = [listener.fileno()]
+        if operator is not None:
+            descriptors.append(operator.fileno())
+        words = [word for each in descriptors for word in ("--descriptor", str(each))]
+        web = start("web", "web", *words, descriptors=tuple(descriptors))
         isolation = self._isolation()
         await self._wait_for(self._healthy, [web])
         if self._stop.is_set():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 from flask import Flask, Request, Response, request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
+from uws_server.metrics import REQUEST, REQUESTS
 from uws_server.web import errors
 from uws_server.web.agent import agent_blueprint
 from uws_server.web.answers import Answer
 from uws_server.web.current import Current
+from uws_server.web.health import at_operators_port, health_blueprint, refuse_others
 from uws_server.web.hosts import refuse_foreign_names
 from uws_server.web.job import JobResources
 from uws_server.web.job_list import job_list_blueprint
@@ -22,6 +26,8 @@ from uws_server.web.services import services_blueprint
 from uws_server.web.storage import storage_blueprint
 from uws_server.web.sync import sync_blueprint
 from uws_server.web.vosi import vosi_blueprint
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
 
 
 class _NoSession(SessionInterface):
@@ -47,6 +53,17 @@ class Edge(Flask):
         path = environ.get("PATH_INFO", "").encode("latin-1").decode(errors="replace")
         return MapAdapter(self.url_map, "", "/", "", "http", path, environ["REQUEST_METHOD"])
 
+    def full_dispatch_request(self) -> Response:
+        """Counts and times each request by its route: paths are the clients', and without end."""
+        begun = perf_counter()
+        response = super().full_dispatch_request()
+        route = request.url_rule.rule if request.url_rule else "none"
+        method = request.method if request.method in _METHODS else "other"
+        REQUESTS.labels(method, route, response.status_code).inc()
+        if "WAIT=" not in request.environ.get("QUERY_STRING", "").upper():
+            REQUEST.labels(method, route).observe(perf_counter() - begun)
+        return response
+
     def process_response(self, response: Response) -> Response:
         """Unless an answer says otherwise no cache keeps it; a browser takes it for what it says it is."""
         response = super().process_response(response)
@@ -64,10 +81,20 @@ def create_app(parts: Parts) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     errors.register(app)
-    if parts.own_machine or not parts.base_url:
-        app.before_request(lambda: refuse_foreign_names(request.environ, parts.names, parts.own_machine))
-    if parts.own_machine:
-        app.before_request(lambda: refuse_foreign_pages(request.environ))
+    by_any_name = bool(parts.base_url) and not parts.own_machine
+
+    def at_the_door() -> None:
+        environ = request.environ
+        if at_operators_port(environ, parts.operator_port):
+            refuse_others(environ)
+            return
+        if not by_any_name:
+            refuse_foreign_names(environ, parts.names, parts.own_machine)
+        if parts.own_machine:
+            refuse_foreign_pages(environ)
+
+    if parts.operator_port or not by_any_name:
+        app.before_request(at_the_door)
     current = Current(parts)
     app.register_blueprint(job_list_blueprint(parts, current))
     app.register_blueprint(JobResources(parts, current).blueprint())
@@ -76,6 +103,7 @@ def create_app(parts: Parts) -> Flask:
     app.register_blueprint(sync_blueprint(parts, current))
     app.register_blueprint(vosi_blueprint(parts, current.addresses))
     app.register_blueprint(services_blueprint(parts, current.addresses))
+    app.register_blueprint(health_blueprint(parts))
     app.register_blueprint(pages_blueprint(parts, current))
     app.register_blueprint(agent_blueprint(parts))
     app.register_blueprint(storage_blueprint(parts.objects, parts.links, parts.bounds.patience))

@@ -86,6 +86,7 @@ def parts_of(services: Services, settings: Settings) -> Parts:
         authenticator=services.authenticator,
         draining=Draining(services),
         own_machine=settings.own_machine,
+        operator_port=settings.operator.port,
     )
 
 

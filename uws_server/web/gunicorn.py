@@ -9,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import shutil
 import signal
 import sys
+import tempfile
 from typing import Protocol
 
 from uws_server import logs
@@ -28,7 +30,7 @@ _host = f"[{_settings.web.host}]" if ":" in _settings.web.host else _settings.we
 _PR_SET_PDEATHSIG = 1
 
 wsgi_app = "uws_server.web.entry:app"
-bind = [f"{_host}:{_settings.web.port}"]
+bind = [f"{_host}:{_settings.web.port}", *_settings.operator.addresses]
 backlog = 4096
 workers = _settings.web.workers
 worker_class = "uws_server.web.worker.Worker"
@@ -47,6 +49,18 @@ accesslog = None
 logger_class = "uws_server.web.worker.QuietLog"
 errorlog = "-"
 logconfig_dict = logs.dictionary(_settings.log.format, _settings.log.level)
+
+
+_numbers: str | None = None
+if _settings.operator.port and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    # Before anything that counts is imported: these processes tell their numbers as one.
+    _numbers = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="uws-metrics-")
+
+
+def on_exit(_server: Arbiter) -> None:
+    """Leave nothing behind."""
+    if _numbers is not None:
+        shutil.rmtree(_numbers, ignore_errors=True)
 
 
 def on_starting(_server: Arbiter) -> None:

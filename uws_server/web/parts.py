@@ -43,6 +43,7 @@ class Parts:
     about to stop and takes no new jobs. ``redirect_bytes`` is the size from which a result that no
     browser would run is fetched from the object store itself; 0 streams everything. ``own_machine`` says
     that only people of this machine are to reach us, and no web pages of others through their browsers.
+    ``operator_port`` is where metrics are told and nothing else is done, 0 for nowhere.
     """
 
     jobs: Jobs
@@ -59,3 +60,4 @@ class Parts:
     draining: Callable[[], bool] = _never
     redirect_bytes: int = 0
     own_machine: bool = False
+    operator_port: int = 0

@@ -1,0 +1,72 @@
+"""An object store whose calls are counted and timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from uws_server.metrics import OBJECT_CALL
+from uws_server.storage.base import NotStored, ObjectStore, StorageUnavailable, Stored
+
+
+@contextmanager
+def _counted(operation: str) -> Iterator[None]:
+    begun, outcome = time.perf_counter(), "ok"
+    try:
+        yield
+    except NotStored:
+        outcome = "absent"
+        raise
+    except StorageUnavailable:
+        outcome = "unavailable"
+        raise
+    finally:
+        OBJECT_CALL.labels(operation, outcome).observe(time.perf_counter() - begun)
+
+
+class CountedObjects:
+    """See `ObjectStore`. Of a read, and of a list's beginning, the time until the first answer counts."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+
+    def put(
+        self, key: str, content: bytes | Iterable[bytes], limit: int | None = None, *, create: bool = False
+    ) -> Stored:
+        """See `ObjectStore.put`."""
+        with _counted("put"):
+            return self._objects.put(key, content, limit, create=create)
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """See `ObjectStore.read`."""
+        with _counted("read"):
+            return self._objects.read(key, start, end)
+
+    def head(self, key: str) -> Stored:
+        """See `ObjectStore.head`."""
+        with _counted("head"):
+            return self._objects.head(key)
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        """See `ObjectStore.list`."""
+        return self._objects.list(prefix)
+
+    def delete(self, prefix: str) -> None:
+        """See `ObjectStore.delete`."""
+        with _counted("delete"):
+            self._objects.delete(prefix)
+
+    def sign(
+        self,
+        method: Literal["GET", "PUT"],
+        key: str,
+        seconds: int,
+        limit: int | None = None,
+        *,
+        public: bool = False,
+        media_type: str = "",
+    ) -> str:
+        """See `ObjectStore.sign`, which calls nobody."""
+        return self._objects.sign(method, key, seconds, limit, public=public, media_type=media_type)

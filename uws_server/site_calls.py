@@ -1,0 +1,62 @@
+"""A runner whose calls are counted and timed, and whose lists are noted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from runners.base import Busy, Observation, Runner, Unreachable, Unrunnable, no_doubt
+from uws_server.domain.runspec import RunSpec
+from uws_server.metrics import LISTED, SITE_CALL
+
+_OUTCOMES = {Busy: "busy", Unrunnable: "unrunnable", Unreachable: "unreachable"}
+
+
+class CountedRunner:
+    """See `Runner`. ``listed`` is called after each list that was whole."""
+
+    def __init__(self, site: str, runner: Runner, listed: Callable[[], None] = no_doubt) -> None:
+        self._site = site
+        self._runner = runner
+        self._listed = listed
+
+    @contextmanager
+    def _counted(self, operation: str) -> Iterator[None]:
+        begun, outcome = time.perf_counter(), "ok"
+        try:
+            yield
+        except Exception as error:
+            outcome = _OUTCOMES.get(type(error), "failed")
+            raise
+        finally:
+            SITE_CALL.labels(self._site, operation, outcome).observe(time.perf_counter() - begun)
+
+    def start(
+        self, spec: RunSpec, agent_url: str, token: str, confirm: Callable[[], None] = no_doubt
+    ) -> None:
+        """See `Runner.start`."""
+        with self._counted("start"):
+            self._runner.start(spec, agent_url, token, confirm)
+
+    def observe(self) -> Iterable[Observation]:
+        """See `Runner.observe`."""
+        with self._counted("observe"):
+            seen = list(self._runner.observe())
+        LISTED.labels(self._site).set_to_current_time()
+        self._listed()
+        return seen
+
+    def wait(self, timeout: float) -> None:
+        """See `Runner.wait`."""
+        self._runner.wait(timeout)
+
+    def stop(self, job_id: str, attempt: int) -> None:
+        """See `Runner.stop`."""
+        with self._counted("stop"):
+            self._runner.stop(job_id, attempt)
+
+    def forget(self, job_id: str, attempt: int) -> None:
+        """See `Runner.forget`."""
+        with self._counted("forget"):
+            self._runner.forget(job_id, attempt)

@@ -1,0 +1,72 @@
+"""For probes and monitoring: ``/healthz`` and ``/readyz``; on the operator's port alone ``/metrics``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from uws_server import metrics
+from uws_server.domain.errors import NotFound
+from uws_server.readiness import Readiness, of_objects, of_store
+from uws_server.web.answers import text
+from uws_server.web.errors import refusal
+from uws_server.web.parts import Parts
+
+_PATHS = ("/healthz", "/readyz", "/metrics")
+_NOTHING = "there is nothing at this address"
+
+
+def health_blueprint(parts: Parts) -> Blueprint:
+    """What tells how this process is.
+
+    ``/healthz`` says that it answers. ``/readyz`` says whether it can do all of its work, ``/readyz/redis``
+    whether it can do any: without the object store much is still answered. Their words name no address and
+    no error.
+    """
+    blueprint = Blueprint("health", __name__)
+    readiness = Readiness(
+        {
+            "web": lambda: "is about to stop" if parts.draining() else "",
+            "redis": of_store(parts.store),
+            "objects": of_objects(parts.objects),
+        }
+    )
+
+    @blueprint.route("/healthz", methods=["GET"], provide_automatic_options=False)
+    def healthz() -> Response:
+        return text("ok")
+
+    @blueprint.route("/readyz", methods=["GET"], provide_automatic_options=False)
+    @blueprint.route("/readyz/<name>", methods=["GET"], provide_automatic_options=False)
+    def readyz(name: str = "") -> Response:
+        try:
+            said = readiness.answer(name)
+        except KeyError:
+            raise NotFound(_NOTHING) from None
+        words = "; ".join(said.lines)
+        return text(words) if said.ready else refusal(503, words, {"Retry-After": "5"})
+
+    @blueprint.route("/metrics", methods=["GET"], provide_automatic_options=False)
+    def numbers() -> Response:
+        if not at_operators_port(request.environ, parts.operator_port):
+            raise NotFound(_NOTHING)
+        return Response(metrics.written(), content_type=metrics.CONTENT_TYPE)
+
+    return blueprint
+
+
+def at_operators_port(environ: Mapping[str, Any], port: int) -> bool:
+    """Whether a request came in by the operator's port, as the socket says and not as the client does."""
+    return bool(port) and environ["SERVER_PORT"] == str(port)
+
+
+def refuse_others(environ: Mapping[str, Any]) -> None:
+    """See that a request at the operator's port asks for nothing else: who may look may not run code yet.
+
+    :raises NotFound: it does.
+    """
+    path: str = environ["PATH_INFO"]
+    if not any(path == ours or path.startswith(f"{ours}/") for ours in _PATHS):
+        raise NotFound(_NOTHING)
