@@ -120,6 +120,11 @@ def _without_pod(job: Job, refused: str) -> Observation:
     at = job.job_id, job.attempt
     if job.stopping and (job.over or job.suspended):
         return Observation(*at, State.ENDED, outcome=_of(ending.outcome("stopped", ending.NEVER_STARTED)))
+    if job.over == "Complete":
+        # All of its pod ended well, the user's code too; its manifest says whether the results are stored.
+        # When the code started the door may have heard; the Job's start is not later.
+        well = Outcome(Cause.SUCCEEDED, exit_code=0)
+        return Observation(*at, State.ENDED, started=job.started or job.ended, ended=job.ended, outcome=well)
     if job.over:
         words = f"The job's pod is gone, and what became of it is not known ({job.why or job.over})."
         return Observation(*at, State.LOST, outcome=Outcome(Cause.LOST, words, transient=True))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from runners.base import Observation, State, Unreachable
+from runners.base import Cause, Observation, State, Unreachable
 from runners.kubernetes import manifest, seen
 from runners.kubernetes.cluster import Cluster, Document
 from runners.kubernetes.diagnose import diagnose
@@ -140,9 +140,8 @@ class Attempts:
 
     def ghost(self, key: Key) -> None:
         """The Job of this attempt is gone, and not by us: its pods are still to be seen to their end."""
-        self.jobs.by_key[key] = replace(
-            self.jobs.by_key[key], over="Failed", why="the Job was deleted", gone=True
-        )
+        job = self.jobs.by_key[key]
+        self.jobs.by_key[key] = replace(job, over=job.over or "Failed", why="the Job was deleted", gone=True)
         self._ghosts.setdefault(key, self.monotonic())
         self.diagnose(key)
 
@@ -177,7 +176,7 @@ class Attempts:
             return  # how it ended stays, also when somebody asks afterwards to have it stopped
         pods = self.pods.of(key)
         found = diagnose(job, pods, self.refusals.why(job.uid))
-        if pods or found.state is not State.LOST:
+        if pods or not _needs_pod(found):
             self._doubts.pop(key, None)
         elif self._doubts.setdefault(key, self._begun()) >= pods_listed:
             # The Job's end may be known before its pod is: pods are followed apart.
@@ -195,6 +194,12 @@ class Attempts:
     def _count(self) -> None:
         self.changes += 1
         self.tell()
+
+
+def _needs_pod(found: Observation) -> bool:
+    """Whether its pod, were there one, would tell more of how an attempt ended."""
+    outcome = found.outcome
+    return outcome is not None and outcome.cause in (Cause.LOST, Cause.SUCCEEDED)
 
 
 class _Jobs:

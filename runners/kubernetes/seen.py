@@ -57,7 +57,11 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The Job of an attempt, ``gone`` where others deleted it. ``over`` is '', ``Complete`` or ``Failed``."""
+    """The Job of an attempt, ``gone`` where others deleted it.
+
+    ``over`` is '', ``Complete`` or ``Failed``; ``started`` and ``ended`` are those of the Job, in
+    milliseconds: its pods may come later, and do not go on longer.
+    """
 
     job_id: str
     attempt: int
@@ -70,6 +74,8 @@ class Job:
     memory: int
     duration: int
     image: str
+    started: int | None = None
+    ended: int | None = None
     gone: bool = False
 
 
@@ -108,6 +114,8 @@ def job(document: Document) -> Job:
         memory=memory,
         duration=duration,
         image=main["image"],
+        started=_instant(status.get("startTime")),
+        ended=_instant(status.get("completionTime")),
     )
 
 

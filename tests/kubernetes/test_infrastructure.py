@@ -126,7 +126,8 @@ class Machinery(Site):
             yield
         finally:
             for pid in reversed(pids):
-                os.kill(pid, GO)
+                with suppress(ProcessLookupError):  # it may have been killed meanwhile
+                    os.kill(pid, GO)
 
     def api_server(self, up: bool) -> None:
         """Stop the API server, or start it and wait for its answer."""
@@ -288,6 +289,27 @@ def test_web_is_away_when_an_agent_begins(site: Machinery) -> None:
     site.runs(job)
     site.let_go(job)
     site.completed(job)
+
+
+@pytest.mark.covers("4:manifest-proves", "4:fault-watcher")
+@pytest.mark.long
+def test_a_job_whose_pod_went_while_nobody_watched_has_succeeded_all_the_same(site: Machinery) -> None:
+    job = site.held()
+    site.runs(job)
+    with site.paused("watch"):
+        site.let_go(job)
+        pod = site.pod(job, lambda pod: pod["status"]["phase"] == "Succeeded")
+        until(lambda: complete(site, job), 30, "the end of the Job")
+        site.remove("pods", pod["metadata"]["name"])
+        until(lambda: not site.pods(job), 30, "the end of the pod")
+        site.kill("watch")
+    site.completed(job)
+
+
+def complete(site: Machinery, job: str) -> bool:
+    """Whether the cluster says that a job's Job has run to its end."""
+    jobs = site.api.call("GET", site.path("jobs"), labelSelector=f"uws-server/job={id_of(job)}")["items"]
+    return any(one["type"] == "Complete" for item in jobs for one in item["status"].get("conditions", []))
 
 
 @pytest.mark.covers("4:fault-web")

@@ -183,3 +183,16 @@ def test_of_a_pull_that_fails_the_cause_is_said(message: str) -> None:
 )
 def test_a_limit_is_read_however_it_is_written(text: str, count: int) -> None:
     assert manifest.limits({"resources": {"limits": {"memory": text}}}) == (count, 0)
+
+
+@pytest.mark.covers("4:manifest-proves")
+def test_a_job_that_is_complete_has_run_to_its_end_though_its_pod_is_gone() -> None:
+    observation = diagnose(replace(JOB, over="Complete", started=5000, ended=9000), [])
+    assert (observation.state, observation.started, observation.ended) == (State.ENDED, 5000, 9000)
+    assert observation.outcome is not None
+    assert observation.outcome.cause is Cause.SUCCEEDED
+
+
+def test_of_a_job_that_failed_nothing_more_is_known_when_its_pod_is_gone() -> None:
+    observation = diagnose(replace(JOB, over="Failed", why="BackoffLimitExceeded"), [])
+    assert observation.state is State.LOST

@@ -432,6 +432,31 @@ def test_an_ended_job_is_lost_once_a_list_of_pods_that_was_asked_for_later_has_n
     assert told.state(A) is State.LOST
 
 
+@pytest.mark.covers("4:manifest-proves")
+def test_the_end_of_a_complete_job_is_its_pods_word_where_a_later_list_may_have_it() -> None:
+    told = Told()
+    told.begin(PODS, 5)
+    told.event(JOBS, "ADDED", job(A, "j", "Complete"), 6)
+    told.end(PODS, 5)  # asked for before the end was known
+    assert told.state(A) is State.FINISHING
+    told.whole(PODS, [(pod(A, "p", "ended", 3), 4)], 7)
+    outcome = told.attempts.observed[A].outcome
+    assert outcome is not None
+    assert outcome.exit_code == 3
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_complete_job_without_a_pod_has_succeeded_whoever_deleted_it_since(deleted: bool) -> None:
+    told = Told()
+    told.event(JOBS, "ADDED", job(A, "j", "Complete"), 6)
+    if deleted:
+        told.event(JOBS, "DELETED", job(A, "j", "Complete"), 7)
+    told.whole(PODS, [], 8)
+    outcome = told.attempts.observed[A].outcome
+    assert outcome is not None
+    assert outcome.cause is Cause.SUCCEEDED
+
+
 def test_a_job_deleted_by_hand_is_told_as_lost_and_forgotten_after_a_while() -> None:
     told = Told()
     told.event(JOBS, "ADDED", job(A, "j"), 5)
