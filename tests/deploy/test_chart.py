@@ -286,6 +286,30 @@ def test_an_account_may_do_what_its_process_does_in_the_jobs_namespace_and_nothi
         assert more == (MAY[component] if namespace == release.jobs else {})
 
 
+@pytest.mark.covers("4:deploy-rbac", "4:any-image")
+@pytest.mark.parametrize(
+    ("more", "may"),
+    [
+        ([], [["registry"]]),
+        (["--set=jobs.pullSecret="], []),
+        (["--set=settings.sites.cluster.kubernetes.registries=null"], []),
+    ],
+    ids=["registries and a pull secret", "no pull secret", "no registries"],
+)
+def test_start_alone_reads_the_pull_secret_alone_and_only_where_a_registry_may_want_it(
+    more: list[str], may: list[list[str]]
+) -> None:
+    rules = [
+        (role["metadata"]["name"], rule)
+        for role in objects(template("everything.yaml", *more))
+        if role["kind"] in ("Role", "ClusterRole")
+        for rule in role["rules"]
+        if "secrets" in rule["resources"]
+    ]
+    assert [rule["resourceNames"] for _, rule in rules] == may
+    assert all((name, rule["verbs"]) == ("uws-start", ["get"]) for name, rule in rules)
+
+
 def rights(cluster: Cluster, account: str, namespace: str) -> dict[str, list[str]]:
     """What an account may do in a namespace: resource or path → verbs."""
     rows = cluster.kubectl("auth", "can-i", "--list", "--no-headers", f"--as={account}", "-n", namespace)
