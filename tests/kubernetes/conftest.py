@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import images
+from tests.cluster import images, keys
 from tests.cluster.cluster import Cluster
+from tests.cluster.layout import REGISTRY
 from tests.kubernetes.site import Site
 from tests.kubernetes.sources import Sources, serving
 from tests.up_process import running_up
@@ -41,6 +42,13 @@ def site(cluster: Cluster, sources: Sources, tmp_path_factory: pytest.TempPathFa
                             "namespace": namespace,
                             "agent_image": "localhost/agent:1",
                             "pull_secret": "registry",
+                            "architecture": images.ARCHITECTURE,
+                            "registries": {
+                                REGISTRY: {
+                                    "url": f"https://{cluster.layout.node_ip(1)}:5000",
+                                    "ca_file": str(keys.directory(cluster.layout) / "ca.crt"),
+                                }
+                            },
                         },
                     }
                 }
