@@ -120,6 +120,40 @@ def test_each_process_is_given_the_credentials_that_it_needs_and_no_other() -> N
     assert secrets_of(pods["uws-redis"]) == {"uws-redis"}
 
 
+@pytest.mark.covers("4:probes")
+def test_every_process_is_probed_at_its_operators_port(tmp_path: Path) -> None:
+    documents = objects(template("least.yaml"))
+    file = tmp_path / "uws.yaml"
+    file.write_text(only(documents, "ConfigMap", "uws-settings")["data"]["uws.yaml"])
+    operator = load(file, {"UWS_REDIS__URL": "redis://redis"}).operator
+    pods = dict(pod_specs(documents))
+    del pods["uws-redis"]
+    assert set(pods) == {f"uws-{component}" for component in COMPONENTS}
+    for name, pod in pods.items():
+        (container,) = pod["containers"]
+        assert {"name": "operator", "containerPort": operator.port} in container["ports"]
+        ready = "/readyz/redis" if name == "uws-web" else "/readyz"
+        assert container["readinessProbe"]["httpGet"] == {"path": ready, "port": "operator"}
+        assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "operator"}
+
+
+@pytest.mark.covers("4:metrics")
+def test_nobody_reads_metrics_but_who_is_named() -> None:
+    def policies(values: str) -> list[dict[str, Any]]:
+        found = [one for one in objects(template(values)) if one["kind"] == "NetworkPolicy"]
+        return [one["spec"] for one in found if "9090" in json.dumps(one)]
+
+    assert policies("least.yaml") == []
+    (policy,) = policies("everything.yaml")
+    monitoring = {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    assert policy["ingress"] == [
+        {"from": [{"namespaceSelector": monitoring}], "ports": [{"protocol": "TCP", "port": 9090}]}
+    ]
+    services = [one for one in objects(template("everything.yaml")) if one["kind"] == "Service"]
+    reached = {port["targetPort"] for one in services for port in one["spec"]["ports"]}
+    assert reached == {"http", "redis"}
+
+
 def secrets_of(pod: Mapping[str, Any]) -> set[str]:
     """The Secrets whose content gets into the containers of a pod."""
     mounted = {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
@@ -188,6 +222,7 @@ def closed(schema: Mapping[str, Any], path: str = "") -> Iterator[str]:
         ("jobs.egress.internet=false", "lets no job reach the object store"),
         ("jobs.namespace=uws", "jobs would run beside the server's Secrets"),
         ("ingress.enabled=true", "ingress.host is empty"),
+        ("settings.operator.port=1", "settings.operator"),
         ("settings.sites.local.runner=local", "settings.sites.local"),
         ("web.replicas=0", "/web/replicas"),
     ],

@@ -66,6 +66,7 @@ app.kubernetes.io/component: {{ .component }}
   "objects" $objects
   "auth" (dict "anonymous" .Values.auth.anonymous)
   "sites" (dict "cluster" (dict "runner" "kubernetes" "kubernetes" $kubernetes))
+  "operator" (dict "host" "0.0.0.0" "port" 9090)
   "log" (dict "format" "json") -}}
 {{- mergeOverwrite $ours (deepCopy .Values.settings) | toYaml -}}
 {{- end }}

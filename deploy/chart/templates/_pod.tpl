@@ -6,7 +6,9 @@ A pod of the server's image.
   signs      whether it makes or checks tokens and links, and so needs the signing secret
   store      whether it reaches the object store with the server's key
   account    whether it talks to the API server
-  more       of the container: ports, probes, lifecycle
+  ready      where it is asked whether it can work
+  ports      more of them
+  lifecycle  of the container
 */ -}}
 {{- define "uws.podTemplate" -}}
 {{- $values := .root.Values -}}
@@ -62,8 +64,29 @@ spec:
             secretKeyRef:
               name: {{ include "uws.redisSecret" .root }}
               key: url
-      {{- with .more }}
-      {{- toYaml . | nindent 6 }}
+      ports:
+        - name: operator
+          containerPort: 9090
+        {{- range .ports }}
+        - {{ toYaml . | nindent 10 | trim }}
+        {{- end }}
+      readinessProbe:
+        httpGet:
+          path: {{ .ready }}
+          port: operator
+        periodSeconds: 5
+        timeoutSeconds: 5
+      livenessProbe:
+        httpGet:
+          path: /healthz
+          port: operator
+        initialDelaySeconds: 30
+        periodSeconds: 20
+        timeoutSeconds: 15
+        failureThreshold: 5
+      {{- with .lifecycle }}
+      lifecycle:
+        {{- toYaml . | nindent 8 }}
       {{- end }}
       resources:
         {{- toYaml $own.resources | nindent 8 }}
