@@ -84,8 +84,8 @@ def test_an_image_without_a_shell_runs_by_its_name_alone(site: Site, pushed: str
 
 
 @pytest.mark.long
-def test_without_the_login_the_job_fails_with_the_registrys_word(site: Site, pushed: str) -> None:
-    job = run(site, pushed)
+def test_without_the_login_the_job_fails_with_the_registrys_word(site: Site) -> None:
+    job = run(site, f"{REGISTRY}/never/asked:1")
     message = site.ended(job, "ERROR")["errorSummary"]["message"]
     assert f"the registry {REGISTRY} answers 401" in message
     assert message.endswith("Give a command.")
