@@ -137,7 +137,11 @@ def job(
 
 
 def stone(job_id: str, attempt: int, settings: PodSettings) -> dict[str, Any]:
-    """A Job that never makes a pod: it takes the name of an attempt that is never to begin."""
+    """A Job that never makes a pod: it takes the name of an attempt that is never to begin.
+
+    Pods of the attempt whose own Job is gone, and that nothing owns, the cluster gives to it: as it is
+    suspended they are ended, and they are deleted with it.
+    """
     ours = labels(job_id, attempt, settings)
     main = {"name": "main", "image": "none.invalid/none:0"}
     return {
@@ -152,6 +156,8 @@ def stone(job_id: str, attempt: int, settings: PodSettings) -> dict[str, Any]:
         "spec": {
             "suspend": True,
             "activeDeadlineSeconds": 1,  # were somebody to resume it
+            "manualSelector": True,
+            "selector": {"matchLabels": ours},
             "template": {
                 "metadata": {"labels": ours},
                 "spec": {"restartPolicy": "Never", "containers": [main]},

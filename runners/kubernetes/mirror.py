@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 
 from runners.base import Cause, Observation, State, Unreachable
 from runners.kubernetes import manifest, seen
@@ -79,6 +78,11 @@ class Mirror:
             found = self._attempts.observed.get(key)
             return (job, found) if job and found else None
 
+    def orphaned(self, key: Key) -> bool:
+        """Whether the attempt has pods that go with no Job."""
+        with self._news:
+            return self._attempts.orphaned(key)
+
     def drop(self, key: Key, uid: str) -> None:
         """Forget an attempt whose Job was deleted."""
         with self._news:
@@ -122,6 +126,7 @@ class Attempts:
         self.refusals = _Refusals(self)
         self._doubts: dict[Key, int] = {}  # ended Jobs without pods → the last list of pods asked for before
         self._ghosts: dict[Key, float] = {}  # Jobs that are gone → since when
+        self._alone: set[Key] = set()  # what had pods and no Job when Jobs were last listed
         self._ended: dict[Key, str] = {}  # what was seen to its end → uid of its Job
 
     def job(self, key: Key) -> seen.Job | None:
@@ -140,10 +145,24 @@ class Attempts:
 
     def ghost(self, key: Key) -> None:
         """The Job of this attempt is gone, and not by us: its pods are still to be seen to their end."""
-        job = self.jobs.by_key[key]
-        self.jobs.by_key[key] = replace(job, over=job.over or "Failed", why="the Job was deleted", gone=True)
+        self.jobs.by_key[key] = seen.deleted(self.jobs.by_key[key])
         self._ghosts.setdefault(key, self.monotonic())
         self.diagnose(key)
+
+    def adopt(self) -> None:
+        """A list of Jobs is told: follow the pods to their end whose Job is gone, and nobody saw it go.
+
+        A Job is older than its pods, so that the first list that is asked for after a pod was known has it.
+        """
+        alone = self.pods.without(self.jobs.by_key)
+        for key in alone & self._alone:
+            self.jobs.by_key[key] = seen.unknown(key, self.pods.of(key)[0])
+            self.ghost(key)
+        self._alone = alone.difference(self.jobs.by_key)
+
+    def orphaned(self, key: Key) -> bool:
+        """Whether nothing in the cluster would ever take away a pod of this attempt."""
+        return any(not pod.owned for pod in self.pods.of(key))
 
     def lay(self, patience: float) -> None:
         """Let go of Jobs that were gone for so long that whoever wanted to note it has."""
@@ -178,14 +197,14 @@ class Attempts:
         found = diagnose(job, pods, self.refusals.why(job.uid))
         if pods or not _needs_pod(found):
             self._doubts.pop(key, None)
+            if found.state is State.ENDED:
+                self._ended[key] = job.uid
         elif self._doubts.setdefault(key, self._begun()) >= pods_listed:
             # The Job's end may be known before its pod is: pods are followed apart.
             self._want()
             found = self.observed.get(key) or Observation(*key, State.FINISHING, "looking for its pod")
         else:
             self._doubts[key] = -1  # settled, for as long as nothing else is said
-        if found.state is State.ENDED:
-            self._ended[key] = job.uid
         if self.observed.get(key) != found:
             self.observed.pop(key, None)  # what changed last is last
             self.observed[key] = found
@@ -241,6 +260,7 @@ class _Jobs:
 
     def listed(self, number: int) -> None:
         """All Jobs are told."""
+        self._attempts.adopt()
         self._attempts.lay(_PATIENCE)
         self._attempts.refusals.only({job.uid for job in self.by_key.values()})
         self._attempts.tell()
@@ -255,6 +275,10 @@ class _Pods:
         self._by_key: dict[Key, dict[str, seen.Pod]] = {}
         self._dropped: set[str] = set()  # uids of what the cluster still has of Jobs that we deleted
         self._ends: dict[str, float] = {}  # by uid, of what is being deleted: when it must have ended
+
+    def without(self, jobs: Iterable[Key]) -> set[Key]:
+        """The attempts that have pods, less these."""
+        return set(self._by_key).difference(jobs)
 
     def of(self, key: Key) -> list[seen.Pod]:
         """The pods of an attempt."""

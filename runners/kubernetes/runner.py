@@ -161,6 +161,9 @@ class KubernetesRunner:
     def forget(self, job_id: str, attempt: int) -> None:
         """Delete the Job that was seen to its end, and no other of its name.
 
+        Pods that no Job would take along are given to one first: what is left of the attempt is told of until
+        that is done, and forgotten when it is asked for again.
+
         :raises ValueError: the attempt has not ended.
         :raises Unreachable: the API server has not answered for a while.
         """
@@ -172,6 +175,10 @@ class KubernetesRunner:
         job, seen_so = found
         if seen_so.state not in (State.ENDED, State.LOST):
             raise ValueError(f"attempt {attempt} of job {job_id} has not ended")
+        if mirror.orphaned(key):
+            if job.gone:
+                self._lay_stone(job_id, attempt)
+            return
         if self._delete(self._path(*key), job.uid, job.version):
             mirror.drop(key, job.uid)
 

@@ -7,7 +7,7 @@ so that a watcher can hold tens of thousands.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -32,7 +32,11 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """One pod of an attempt. ``disrupted`` is why it is taken away, ``unscheduled`` why it has no node."""
+    """One pod of an attempt. ``disrupted`` is why it is taken away, ``unscheduled`` why it has no node.
+
+    ``owned`` says whether anything in the cluster sees to its end; ``memory`` in bytes and ``duration`` in
+    seconds are the limits of the user's code.
+    """
 
     uid: str
     created: str
@@ -46,6 +50,9 @@ class Pod:
     agent: Container
     main: Container
     image: str
+    memory: int = 0
+    duration: int = 0
+    owned: bool = True
 
     @property
     def over(self) -> bool:
@@ -77,6 +84,16 @@ class Job:
     started: int | None = None
     ended: int | None = None
     gone: bool = False
+
+
+def deleted(of: Job) -> Job:
+    """What is known of a Job that others deleted."""
+    return replace(of, over=of.over or "Failed", why="the Job was deleted", gone=True)
+
+
+def unknown(key: tuple[str, int], pod: Pod) -> Job:
+    """What is known of a Job that nobody saw, by a pod that it has left."""
+    return deleted(Job(*key, "", "0", False, False, "", "", pod.memory, pod.duration, pod.image))
 
 
 def key(document: Document) -> tuple[str, int] | None:
@@ -129,6 +146,7 @@ def pod(document: Document) -> Pod:
     conditions = {c["type"]: c for c in status.get("conditions") or []}
     scheduled, target = conditions.get("PodScheduled"), conditions.get("DisruptionTarget")
     main = _named(status.get("containerStatuses"), "main")
+    memory, duration = manifest.limits(_named(spec.get("containers"), "main"))
     return Pod(
         uid=meta["uid"],
         created=meta["creationTimestamp"],
@@ -144,6 +162,9 @@ def pod(document: Document) -> Pod:
         agent=_container(_named(status.get("initContainerStatuses"), "agent")),
         main=_container(main),
         image=main.get("imageID") or "",
+        memory=memory,
+        duration=duration,
+        owned=any(owner.get("controller") for owner in meta.get("ownerReferences") or []),
     )
 
 

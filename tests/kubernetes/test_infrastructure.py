@@ -306,6 +306,35 @@ def test_a_job_whose_pod_went_while_nobody_watched_has_succeeded_all_the_same(si
     site.completed(job)
 
 
+@pytest.mark.covers("4:orphans", "4:fault-job", "4:adoption")
+@pytest.mark.long
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_pod_that_was_left_without_its_job_while_nobody_watched_is_seen_to_its_end(
+    site: Machinery, wanted: bool
+) -> None:
+    job = site.held()
+    site.runs(job)
+    site.reach(job, "EXECUTING")
+    with site.paused("watch"):
+        orphan(site, job)
+        if not wanted:
+            site.abort(job)
+        site.kill("watch")
+    if wanted:
+        site.let_go(job)
+        site.completed(job)
+    else:
+        site.ended(job, "ABORTED")
+        site.clear(job)
+
+
+def orphan(site: Machinery, job: str) -> None:
+    """Delete a job's Job and leave its pod."""
+    options = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Orphan"}
+    site.api.call("DELETE", site.path("jobs", f"uws-{id_of(job)}-1"), options)
+    until(lambda: "ownerReferences" not in site.pods(job)[-1]["metadata"], 30, "the pod has no owner")
+
+
 def complete(site: Machinery, job: str) -> bool:
     """Whether the cluster says that a job's Job has run to its end."""
     jobs = site.api.call("GET", site.path("jobs"), labelSelector=f"uws-server/job={id_of(job)}")["items"]

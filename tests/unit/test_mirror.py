@@ -475,6 +475,53 @@ def test_a_job_deleted_by_hand_is_told_as_lost_and_forgotten_after_a_while() -> 
     assert told.kept() == 0
 
 
+@pytest.mark.covers("4:orphans")
+def test_a_pod_without_a_job_is_told_of_once_a_list_that_was_asked_for_later_has_none() -> None:
+    told = Told()
+    told.begin(JOBS, 5)
+    told.event(PODS, "ADDED", pod(A, "p", "running"), 7)
+    told.end(JOBS, 5)  # it may be older than the Job
+    assert told.state(A) is None
+    told.whole(JOBS, [], 8)
+    assert told.state(A) is State.RUNNING
+    assert told.attempts.orphaned(A)
+    told.event(PODS, "MODIFIED", pod(A, "p", "ended"), 9)
+    assert told.state(A) is State.ENDED
+    told.event(PODS, "DELETED", pod(A, "p", "ended"), 10)
+    told.now = 1000.0
+    told.whole(JOBS, [], 11)
+    assert told.kept() == 0
+
+
+@pytest.mark.covers("4:orphans")
+def test_a_pod_that_is_told_of_before_its_job_is_no_orphan() -> None:
+    told = Told()
+    told.event(PODS, "ADDED", pod(A, "p", "running"), 7)
+    told.whole(JOBS, [], 5)
+    told.event(JOBS, "ADDED", job(A, "j"), 6)
+    told.whole(JOBS, [(job(A, "j"), 6)], 8)
+    assert told.state(A) is State.RUNNING
+    found = told.attempts.job(A)
+    assert found is not None
+    assert not found.gone
+
+
+@pytest.mark.covers("4:orphans")
+def test_a_job_that_takes_the_place_of_one_that_is_gone_is_known_by_itself() -> None:
+    told = Told()
+    told.event(PODS, "ADDED", pod(A, "p", "running"), 5)
+    for version in (6, 7):
+        told.whole(JOBS, [], version)
+    told.event(JOBS, "ADDED", job(A, "stone", suspend=True), 8)
+    owned = pod(A, "p", "running")
+    owned["metadata"]["ownerReferences"] = [{"controller": True, "kind": "Job", "uid": "stone"}]
+    told.event(PODS, "MODIFIED", owned, 9)
+    found = told.attempts.job(A)
+    assert found is not None
+    assert found.uid == "stone"
+    assert not told.attempts.orphaned(A)
+
+
 @pytest.mark.parametrize("grace", [30, 4 * 3600])
 def test_a_pod_that_nobody_ends_is_no_longer_known_until_somebody_does(grace: int) -> None:
     """Its node does not answer: the cluster tells of it as running for ever."""
