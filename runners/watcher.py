@@ -17,6 +17,7 @@ from uws_server.domain.events import (
     Failed,
     Gone,
     Launched,
+    Pulled,
     Reasoned,
     Started,
     Succeeded,
@@ -244,7 +245,9 @@ class Watcher:
         attempt = seen.job_id, seen.attempt
         if job is None and attempt not in self._unwanted:
             # Not ours, or the store lost it: no reason to remove anything.
-            log.warning("site %s has attempt %d of unknown job %s", self._site, seen.attempt, seen.job_id)
+            log.warning(
+                "job %s attempt %d is at site %s and has no record", seen.job_id, seen.attempt, self._site
+            )
             return True
         over = seen.state in (State.ENDED, State.LOST)
         # A job whose record is gone was deleted while nobody watched.
@@ -266,6 +269,8 @@ class Watcher:
             if seen.reason:
                 yield Reasoned(number, seen.reason)
             return
+        if seen.image:
+            yield Pulled(number, seen.image)
         if seen.started is not None:
             yield Started(number, seen.started)
         if seen.state in (State.RUNNING, State.FINISHING):

@@ -434,8 +434,10 @@ def _isolation_line(name: str, found: Isolation) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
+    from uws_server.logs import say
+
     for line in message.splitlines():
-        click.echo(f"uws-server: {line}", err=True)
+        say(line)
     sys.exit(code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from uws_server.storage.links import Links
     from uws_server.store.base import Lease
     from uws_server.store.redis import RedisStore
+
+log = logging.getLogger(__name__)
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuv"
 
@@ -156,6 +159,16 @@ class Services:
         def told(before: Job | None, after: Job, lease: Lease | None) -> None:
             watched = lease is not None and lease.name.startswith("watcher:")
             metrics.job_changed(before, after, self.clock(), watched=watched)
+            if after.phase.final and not (before and before.phase.final):
+                said = " ".join(after.error.message.split()) if after.error else ""
+                log.info(
+                    "job %s attempt %d is %s%s",
+                    after.id,
+                    after.attempt,
+                    after.phase.value,
+                    f": {said}" if said else "",
+                    extra={"service": after.service, "site": after.site, "phase": after.phase.value},
+                )
 
         return Changes(self.store, self.queue, self.clock, told)
 

@@ -159,6 +159,8 @@ def test_each_process_tells_its_operator_how_it_is_and_what_it_did(single: Singl
     assert single.number("watch", 'uws_object_store_call_seconds_count{operation="read",outcome="ok"}') >= 3
     assert single.number("reconcile", 'uws_lease_held{lease="reconciler"}') == 1
     assert 'uws_queue_jobs{site="local"} 0.0' in single.asked("reconcile", "/metrics")[1]
+    for job in jobs:
+        assert f"job {job.rpartition('/')[2]} attempt 1 is COMPLETED\n" in single.said()
     # The public address has none of it.
     assert asked(f"{single.url}/metrics")[0] == 404
     assert asked(f"{single.url}/readyz") == (200, "web: ok; redis: ok; objects: ok")

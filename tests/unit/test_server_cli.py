@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.up_process import until
 from uws_server import __version__
@@ -246,12 +247,17 @@ def test_who_signs_nothing_runs_without_the_secret(
         subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process,
     ):
         try:
-            # It has begun to work once it has noted itself where it works.
-            until(lambda: bool(client.keys("uws:lease:*") or client.keys("rq:worker:*")), 30, "its work")
+            until(lambda: at_work(client), 30, "its work")
         finally:
             process.terminate()
             _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (0, "")
+
+
+def at_work(client: redis.Redis) -> bool:
+    """Whether a process has taken its lease, or waits for its queue."""
+    workers = [client.hget(str(key), "state") for key in client.keys("rq:worker:*")]
+    return bool(client.keys("uws:lease:*")) or "idle" in workers
 
 
 @pytest.mark.covers("4:deploy-credentials")

@@ -72,7 +72,7 @@ def _readable(job_id: str, written: dict[str, str], *texts: str | None) -> Job |
     try:
         return records.job(job_id, written, *texts)
     except records.Unreadable:
-        log.exception("one record is passed over")
+        log.exception("job %s cannot be read and is passed over", job_id)
         return None
 
 

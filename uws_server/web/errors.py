@@ -81,14 +81,14 @@ def _refused(error: Refused) -> Response:
 
 
 def _store_unavailable(error: StoreUnavailable) -> Response:
-    _log.warning("the job store is unavailable: %s", error)
+    _log.warning("the job store is unavailable: %s", error, extra=_job())
     return refusal(
         503, "the job store does not answer just now; try again", {"Retry-After": str(_RETRY_SECONDS)}
     )
 
 
 def _storage_unavailable(error: StorageUnavailable) -> Response:
-    _log.warning("the object store is unavailable: %s", error)
+    _log.warning("the object store is unavailable: %s", error, extra=_job())
     return refusal(
         503, "the object store does not answer just now; try again", {"Retry-After": str(_RETRY_SECONDS)}
     )
@@ -103,8 +103,14 @@ def _http(error: HTTPException) -> Response:
     return refusal(answer.status_code, sentence, headers)
 
 
+def _job() -> dict[str, str]:
+    """For the log: the job at whose address the request was made, if it is one's."""
+    job_id = (request.view_args or {}).get("job_id")
+    return {"job": job_id} if job_id else {}
+
+
 def _broken(error: Exception) -> Response:
     incident = secrets.token_hex(6)
     # What goes to the log stays there: the client gets its number.
-    _log.error("incident %s: %s %r", incident, request.method, request.path, exc_info=error)
+    _log.error("incident %s: %s %r", incident, request.method, request.path, exc_info=error, extra=_job())
     return refusal(500, f"the server failed on this request; its log has it as incident {incident}")
