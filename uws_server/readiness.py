@@ -36,10 +36,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``lines`` say of each thing asked how it is."""
+    """What each thing that was asked has said, '' for all is well."""
 
-    ready: bool
-    lines: tuple[str, ...]
+    said: Mapping[str, str]
+
+    @property
+    def ready(self) -> bool:
+        """Whether all is well with all of them."""
+        return not any(self.said.values())
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The same for people."""
+        return tuple(f"{name}: {words or 'ok'}" for name, words in self.said.items())
 
 
 class Readiness:
@@ -56,9 +65,7 @@ class Readiness:
         asked = {name: self._asked[name]} if name else self._asked
         for one in asked.values():
             one.begin()
-        said = {name: one.answer() for name, one in asked.items()}
-        lines = tuple(f"{name}: {words or 'ok'}" for name, words in said.items())
-        return Answer(not any(said.values()), lines)
+        return Answer({name: one.answer() for name, one in asked.items()})
 
 
 class _Asked:

@@ -13,7 +13,7 @@ from uws_server.web import errors
 from uws_server.web.agent import agent_blueprint
 from uws_server.web.answers import Answer
 from uws_server.web.current import Current
-from uws_server.web.health import at_operators_port, health_blueprint, refuse_others
+from uws_server.web.health import at_operators_port, health_blueprint, readiness_of, refuse_others
 from uws_server.web.hosts import refuse_foreign_names
 from uws_server.web.job import JobResources
 from uws_server.web.job_list import job_list_blueprint
@@ -96,14 +96,15 @@ def create_app(parts: Parts) -> Flask:
     if parts.operator_port or not by_any_name:
         app.before_request(at_the_door)
     current = Current(parts)
+    readiness = readiness_of(parts)
     app.register_blueprint(job_list_blueprint(parts, current))
     app.register_blueprint(JobResources(parts, current).blueprint())
     app.register_blueprint(parameters_blueprint(parts, current))
     app.register_blueprint(results_blueprint(parts))
     app.register_blueprint(sync_blueprint(parts, current))
-    app.register_blueprint(vosi_blueprint(parts, current.addresses))
+    app.register_blueprint(vosi_blueprint(parts, current.addresses, readiness))
     app.register_blueprint(services_blueprint(parts, current.addresses))
-    app.register_blueprint(health_blueprint(parts))
+    app.register_blueprint(health_blueprint(parts, readiness))
     app.register_blueprint(pages_blueprint(parts, current))
     app.register_blueprint(agent_blueprint(parts))
     app.register_blueprint(storage_blueprint(parts.objects, parts.links, parts.bounds.patience))

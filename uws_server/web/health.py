@@ -18,7 +18,18 @@ _PATHS = ("/healthz", "/readyz", "/metrics")
 _NOTHING = "there is nothing at this address"
 
 
-def health_blueprint(parts: Parts) -> Blueprint:
+def readiness_of(parts: Parts) -> Readiness:
+    """What is asked of a web process: whether it goes on, and whether both stores answer."""
+    return Readiness(
+        {
+            "web": lambda: "is about to stop" if parts.draining() else "",
+            "redis": of_store(parts.store),
+            "objects": of_objects(parts.objects),
+        }
+    )
+
+
+def health_blueprint(parts: Parts, readiness: Readiness) -> Blueprint:
     """What tells how this process is.
 
     ``/healthz`` says that it answers. ``/readyz`` says whether it can do all of its work, ``/readyz/redis``
@@ -26,13 +37,6 @@ def health_blueprint(parts: Parts) -> Blueprint:
     no error.
     """
     blueprint = Blueprint("health", __name__)
-    readiness = Readiness(
-        {
-            "web": lambda: "is about to stop" if parts.draining() else "",
-            "redis": of_store(parts.store),
-            "objects": of_objects(parts.objects),
-        }
-    )
 
     @blueprint.route("/healthz", methods=["GET"], provide_automatic_options=False)
     def healthz() -> Response:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 from flask import Blueprint, Response
 from lxml.etree import Element, SubElement, _Element, tostring
 from werkzeug.http import http_date
 
 from uws_server.domain.instants import to_iso
-from uws_server.storage.base import NotStored, StorageUnavailable
-from uws_server.store.base import StoreUnavailable
+from uws_server.readiness import Readiness
 from uws_server.web.addresses import Addresses
 from uws_server.web.answers import published, text
 from uws_server.web.current import XML
@@ -25,58 +23,24 @@ _CAPABILITIES = "http://www.ivoa.net/xml/VOSICapabilities/v1.0"
 _VODATASERVICE = "http://www.ivoa.net/xml/VODataService/v1.1"
 _RESOURCE = "http://www.ivoa.net/xml/VOResource/v1.0"
 _TYPE = f"{{{XSI}}}type"
-_REMEMBERED = 1.0  # seconds for which an answer of the back ends is taken as theirs
 
 
-@dataclass(frozen=True, slots=True)
-class Availability:
-    """Whether jobs can be made and run now, and why not."""
-
-    available: bool
-    notes: tuple[str, ...]
+_BEHIND = {"redis": "the job store", "objects": "the object store"}
 
 
-class BackEnds:
-    """Asks store and object store how they are, at most once a second."""
-
-    def __init__(self, parts: Parts, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._parts = parts
-        self._monotonic = monotonic
-        self._known: tuple[float, Availability] | None = None
-
-    def availability(self) -> Availability:
-        """What they say (VOSI-04). An answer, never an exception."""
-        if self._parts.draining():
-            return Availability(False, ("the server is about to stop and takes no new jobs",))
-        now = self._monotonic()
-        if self._known is None or now - self._known[0] > _REMEMBERED:
-            self._known = now, self._ask()
-        return self._known[1]
-
-    def _ask(self) -> Availability:
-        notes: list[str] = []
-        well = True
-        try:
-            notes += self._parts.store.check()
-        except StoreUnavailable:
-            well = False
-            notes.append("the job store does not answer")
-        try:
-            self._parts.objects.head("availability")
-        except NotStored:
-            pass
-        except StorageUnavailable:
-            well = False
-            notes.append("the object store does not answer")
-        if well:
-            notes.insert(0, "job store and object store answered")
-        return Availability(well, tuple(notes))
+def notes_of(readiness: Readiness) -> tuple[bool, tuple[str, ...]]:
+    """Whether jobs can be made and run now, and in sentences why not (VOSI-04); never an exception."""
+    answer = readiness.answer()
+    if answer.said["web"]:
+        return False, ("the server is about to stop and takes no new jobs",)
+    if answer.ready:
+        return True, ("job store and object store answered",)
+    return False, tuple(f"{_BEHIND[name]} {words}" for name, words in answer.said.items() if words)
 
 
-def vosi_blueprint(parts: Parts, addresses: Callable[[], Addresses]) -> Blueprint:
+def vosi_blueprint(parts: Parts, addresses: Callable[[], Addresses], readiness: Readiness) -> Blueprint:
     """``/{service}/capabilities``, ``/{service}/availability``, and ``/health`` for operators."""
     blueprint = Blueprint("vosi", __name__)
-    back_ends = BackEnds(parts)
     since = time.time_ns() // 1_000_000
 
     @blueprint.route("/<service>/capabilities", methods=["GET"], provide_automatic_options=False)
@@ -90,24 +54,24 @@ def vosi_blueprint(parts: Parts, addresses: Callable[[], Addresses]) -> Blueprin
     @blueprint.route("/<service>/availability", methods=["GET"], provide_automatic_options=False)
     def availability(service: str) -> Response:
         parts.catalog.get(service)
-        body = availability_document(back_ends.availability(), since)
+        body = availability_document(*notes_of(readiness), since)
         return Response(body, 200, content_type=XML)
 
     @blueprint.route("/health", methods=["GET"], provide_automatic_options=False)
     def health() -> Response:
-        now = back_ends.availability()
-        return text("ok") if now.available else refusal(503, "; ".join(now.notes), {"Retry-After": "5"})
+        available, notes = notes_of(readiness)
+        return text("ok") if available else refusal(503, "; ".join(notes), {"Retry-After": "5"})
 
     return blueprint
 
 
-def availability_document(now: Availability, since: int) -> bytes:
+def availability_document(available: bool, notes: Iterable[str], since: int) -> bytes:
     """`vosi:availability`. ``since`` in milliseconds since 1970 UTC."""
     root = Element(f"{{{_AVAILABILITY}}}availability", nsmap={"vosi": _AVAILABILITY})
-    said = [("available", "true" if now.available else "false")]
-    if now.available:
+    said = [("available", "true" if available else "false")]
+    if available:
         said.append(("upSince", to_iso(since)))
-    said += [("note", legal(note)) for note in now.notes]
+    said += [("note", legal(note)) for note in notes]
     for name, value in said:
         SubElement(root, f"{{{_AVAILABILITY}}}{name}").text = value
     return tostring(root, encoding="UTF-8", xml_declaration=True)
