@@ -57,7 +57,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a runner saw of one attempt. Instants are milliseconds since 1970 UTC."""
+    """What a runner saw of one attempt. Instants are milliseconds since 1970 UTC.
+
+    ``image`` is the one that it runs, with its digest, as the site tells it; '' where there is none or before
+    it is there.
+    """
 
     job_id: str
     attempt: int
@@ -66,6 +70,7 @@ class Observation:
     started: int | None = None  # when the user's code started
     ended: int | None = None  # when the user's code ended
     outcome: Outcome | None = None
+    image: str = ""
 
 
 class Busy(Exception):

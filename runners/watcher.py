@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 
 from runners.base import Cause, Observation, Outcome, Runner, State, Unreachable
 from runners.forgetting import Attempt, Forgetting
@@ -17,6 +17,7 @@ from uws_server.domain.events import (
     Failed,
     Gone,
     Launched,
+    Pulled,
     Pulled,
     Reasoned,
     Started,
@@ -237,7 +238,7 @@ class Watcher:
         """Bring an observation into the record; False when it should be looked at again soon."""
         job: Job | None = None
         try:
-            for event in self._events(seen):
+            for event in chain(_pulled(seen), self._events(seen)):
                 job = self._changes.apply(seen.job_id, event, lease)
             job = job or self._store.get(seen.job_id)
         except NotFound:
@@ -300,6 +301,11 @@ class Watcher:
 
     def _stored(self, job: Job, attempt: int) -> Listing:
         return (job.attempt == attempt and load_manifest(self._objects, job)) or ((), None)
+
+
+def _pulled(seen: Observation) -> Iterator[Event]:
+    if seen.image:
+        yield Pulled(seen.attempt, seen.image)
 
 
 def _retried(outcome: Outcome) -> bool:

@@ -67,6 +67,7 @@ findings = st.one_of(
     st.builds(events.Postponed, _attempts, _texts),
     st.builds(events.Launched, _attempts),
     st.builds(events.Reasoned, _attempts, _texts),
+    st.builds(events.Pulled, _attempts, _texts),
     st.builds(events.Started, _attempts, _instants),
     st.builds(events.Succeeded, _attempts, _instants, _results, _logs),
     st.builds(events.Failed, _attempts, _instants, _errors, _results, _logs),

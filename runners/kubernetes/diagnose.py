@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runners import ending
@@ -63,6 +63,10 @@ def diagnose(job: Job, pods: Sequence[Pod], refused: str = "") -> Observation:
     if not pods:
         return _without_pod(job, refused)
     pod = max(pods, key=lambda one: (one.created, one.uid))
+    return replace(_of_pod(job, pod, pods), image=pod.image)
+
+
+def _of_pod(job: Job, pod: Pod, pods: Sequence[Pod]) -> Observation:
     word = AgentsWord.read(pod.agent.message)
     if pod.over and all(one.over for one in pods):
         if pod.disrupted and not (pod.node or job.over or job.stopping):

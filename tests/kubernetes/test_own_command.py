@@ -74,10 +74,11 @@ def test_an_image_without_a_shell_runs_by_its_name_alone(site: Site, pushed: str
     try:
         job = run(site, pushed)
         pod = site.pod(job)
-        site.ended(job, "COMPLETED")
+        seen = site.ended(job, "COMPLETED")
         assert site.result(job, "result") == b"/there\n$(HOME)\n{inputs}\na b\n"
         (name,) = [one["image"] for one in pod["spec"]["containers"]]
         assert name.startswith(f"{pushed.rpartition(':')[0]}@sha256:")
+        assert seen["image"] == name
         site.clear(job, starts={})
     finally:
         site.api.call("DELETE", site.path("secrets", "registry"))

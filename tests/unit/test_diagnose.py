@@ -54,6 +54,7 @@ def told(observation: Observation) -> dict[str, Any]:
     """An observation in the words of `seen.json`."""
     said: dict[str, Any] = {"state": observation.state.value}
     said |= {"reason": observation.reason} if observation.reason else {}
+    said |= {"image": observation.image} if observation.image else {}
     said |= {"started": observation.started} if observation.started else {}
     said |= {"ended": observation.ended} if observation.ended else {}
     outcome = observation.outcome

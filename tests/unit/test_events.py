@@ -21,6 +21,7 @@ from uws_server.domain.events import (
     Gone,
     Launched,
     ParametersPut,
+    Pulled,
     RunRequested,
     Started,
     Succeeded,
@@ -128,6 +129,17 @@ def test_news_of_an_earlier_attempt_changes_nothing() -> None:
     job = after(RUN, Launched(1), Started(1, NOW), AttemptLost(1, NOW, ERROR, 2))
     for stale in (Succeeded(1, NOW, (), None), Failed(1, NOW, ERROR, (), None), Gone(1, (), None)):
         assert advance(job, stale, NOW) is job
+
+
+@pytest.mark.covers("4:any-image")
+def test_the_image_of_the_current_attempt_is_noted_also_when_it_has_ended() -> None:
+    ended = after(RUN, Launched(1), Started(1, NOW), Succeeded(1, NOW, (), None))
+    noted = advance(ended, Pulled(1, "stars@sha256:1"), NOW)
+    assert (noted.image, noted.phase) == ("stars@sha256:1", Phase.COMPLETED)
+    assert advance(noted, Pulled(1, "stars@sha256:1"), NOW) is noted
+    second = after(RUN, Launched(1), Pulled(1, "stars@sha256:1"), AttemptLost(1, NOW, ERROR, 2))
+    assert second.image == ""
+    assert advance(second, Pulled(1, "stars@sha256:1"), NOW) is second
 
 
 @pytest.mark.covers("UWS-61")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,9 @@ from tests import jobs as strategies
 from tests.web.world import BASE, SCHEMAS, SHARED, START, UWS, World, sample, schema, validate
 from uws_server.domain.job import ErrorSummary, Job, Parameter, Result, Workload
 from uws_server.domain.phase import Phase
-from uws_server.web import render_xml
+from uws_server.web import render_json, render_xml
 from uws_server.web.addresses import Addresses
+from uws_server.web.pages import job_page
 
 covers = pytest.mark.covers
 GOLDEN = Path(__file__).parents[1] / "golden" / "xml"
@@ -85,10 +88,19 @@ def test_our_own_words_have_a_namespace_of_their_own() -> None:
     }
 
 
+@covers("UWS-02", "4:any-image")
+def test_the_image_that_ran_is_told_with_its_digest() -> None:
+    image = f"registry.example/stars@sha256:{'0' * 64}"
+    job = replace(sample(Phase.EXECUTING), image=image)
+    document = render_xml.job_document(job, ADDRESSES)
+    validate(document)
+    assert f"<image>{image}</image>".encode() in document
+    assert json.loads(render_json.job_document(job, ADDRESSES))["image"] == image
+    assert image in job_page(job, ADDRESSES)
+
+
 @covers("UWS-02", "UWS-28")
 def test_a_job_that_still_ends_says_so() -> None:
-    from dataclasses import replace
-
     job = replace(sample(Phase.ABORTED), workload=Workload.STOPPING)
     document = render_xml.job_document(job, ADDRESSES)
     assert b"<finalising>true</finalising>" in document

@@ -224,6 +224,20 @@ class Reasoned:
 
 
 @dataclass(frozen=True, slots=True)
+class Pulled:
+    """The site has the image that the attempt runs; its name has the digest."""
+
+    attempt: int
+    image: str
+
+    def after(self, job: Job, now: Instant) -> Job:
+        """The same phase with the image, also where the attempt ended before this was seen."""
+        if not _current(job, self.attempt) or job.image == self.image:
+            return job
+        return _next(job, image=self.image)
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The user's code has started."""
 
@@ -330,6 +344,7 @@ class AttemptLost:
             lapses=0,
             attempt_started=None,
             progress=None,
+            image="",
             unproved=job.unproved if self.proved else self.attempt,
             reason=f"attempt {self.attempt} was lost ({self.error.message}); attempt {following} follows",
         )

@@ -113,6 +113,7 @@ class Job:
     results: tuple[Result, ...] = ()
     logs: tuple[int, int] | None = None
     error: ErrorSummary | None = None
+    image: str = ""  # that the current attempt runs, with its digest, once the site tells
     template: str = ""  # digest of the template's text at creation
     deleted: bool = False
 

@@ -1,7 +1,7 @@
 """How a job is written down: a hash of short fields, and two JSON texts beside it.
 
 Every value of the hash stays within 64 bytes, so that Redis keeps it as one compact listpack; what is
-longer goes to the texts: ``parameters`` (which seldom change) and ``outcome`` (reason, error,
+longer goes to the texts: ``parameters`` (which seldom change) and ``outcome`` (reason, image, error,
 results). Fields that have their default are not written.
 """
 
@@ -81,10 +81,12 @@ def parameters(job: Job) -> str:
 
 
 def outcome(job: Job) -> str:
-    """Reason, error, results and log sizes as JSON, '' for none."""
+    """Reason, image, error, results and log sizes as JSON, '' for none."""
     content: dict[str, Any] = {}
     if job.reason:
         content["reason"] = job.reason
+    if job.image:
+        content["image"] = job.image
     if job.error is not None:
         content["error"] = [job.error.message, job.error.transient, job.error.detail]
     if job.results:
@@ -120,6 +122,7 @@ def job(
         if outcome_text:
             content = json.loads(outcome_text)
             values["reason"] = content.get("reason", "")
+            values["image"] = content.get("image", "")
             if "error" in content:
                 values["error"] = ErrorSummary(*content["error"])
             if "results" in content:

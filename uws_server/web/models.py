@@ -97,6 +97,7 @@ class JobEntry(Wire):
     error_summary: ErrorEntry | None
     attempt: int
     site: str | None
+    image: str | None = Field(description="What the attempt runs, with its digest, where the site tells.")
     reason: str | None
     progress: Progress | None
     finalising: bool = Field(description="Results may still appear although the phase is final.")

@@ -125,7 +125,13 @@ def _properties(job: Job, address: str) -> Iterator[tuple[str, str]]:
     if job.error is not None:
         detail = f" ({_link(address + '/error', 'all of it')})" if job.error.detail else ""
         yield "Error", escape(job.error.message) + detail
-    for name, text in (("Why", job.reason), ("Run id", job.run_id), ("Owner", job.owner), ("Site", job.site)):
+    for name, text in (
+        ("Why", job.reason),
+        ("Run id", job.run_id),
+        ("Owner", job.owner),
+        ("Site", job.site),
+        ("Image", job.image),
+    ):
         if text:
             yield name, escape(text)
     if job.progress is not None:

@@ -41,6 +41,7 @@ def job_document(job: Job, addresses: Addresses) -> bytes:
             },
             "attempt": job.attempt,
             "site": job.site or None,
+            "image": job.image or None,
             "reason": job.reason or None,
             "progress": job.progress and {"done": job.progress[0], "of": job.progress[1]},
             "finalising": job.finalising,

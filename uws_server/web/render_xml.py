@@ -175,7 +175,8 @@ def _error(job: Job) -> str:
 
 
 def _job_info(job: Job) -> str:
-    said = [("site", job.site), ("attempt", str(job.attempt or "")), ("reason", job.reason)]
+    said = [("site", job.site), ("attempt", str(job.attempt or ""))]
+    said += [("image", job.image), ("reason", job.reason)]
     content = "".join([f"<{name}>{_text(text)}</{name}>" for name, text in said if text])
     if job.progress is not None:
         content += f'<progress done="{job.progress[0]}" of="{job.progress[1]}"/>'
