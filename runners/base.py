@@ -71,6 +71,7 @@ class Observation:
     ended: int | None = None  # when the user's code ended
     outcome: Outcome | None = None
     image: str = ""
+    silent: bool = False  # the site has not heard of it lately: what it says here is of before
 
 
 class Busy(Exception):
@@ -115,6 +116,10 @@ class Isolation(Protocol):
 
 class Runner(Protocol):
     """One site's way to run attempts. Every method may be called again at any time, and in any thread."""
+
+    overrun_seconds: float
+    """How much longer than its execution duration an attempt may seem to run before the server ends it: the
+    site ends it by itself, and its news may be so late."""
 
     def start(
         self, spec: RunSpec, agent_url: str, token: str, confirm: Callable[[], None] = no_doubt

@@ -46,6 +46,7 @@ class FakeRunner:
         self.busy = ""
         self.deaf = False
         self.unreachable = ""
+        self.overrun_seconds = 15.0
         self._known = 0
 
     # -- the protocol
@@ -116,6 +117,13 @@ class FakeRunner:
                 raise ValueError(f"attempt {attempt} of job {job_id} is {found.seen.state.value}")
             self.site.runs.append((job_id, attempt))
             found.seen = replace(found.seen, state=State.RUNNING, reason="", started=self.site.clock())
+            self._tell()
+
+    def silence(self, job_id: str, attempt: int, *, silent: bool = True) -> None:
+        """Where the attempt runs does not answer the site, or does so again."""
+        with self.site.news:
+            found = self.site.attempts[job_id, attempt]
+            found.seen = replace(found.seen, silent=silent)
             self._tell()
 
     def finish(self, job_id: str, attempt: int) -> None:

@@ -18,7 +18,6 @@ from uws_server.domain.events import (
     Gone,
     Launched,
     Pulled,
-    Pulled,
     Reasoned,
     Started,
     Succeeded,
@@ -32,8 +31,6 @@ from uws_server.storage.base import ObjectStore, StorageUnavailable
 from uws_server.store.base import Due, FencedOff, JobStore, Lease, StoreUnavailable
 
 log = logging.getLogger(__name__)
-
-_OVERRUN = 15_000  # ms after which the watcher does what the supervisor should have done
 
 # s for each attempt at the site, between two passes: with thousands of them each pass over all takes
 # milliseconds, and news come every few milliseconds too.
@@ -142,7 +139,7 @@ class Watcher:
             attempt = observation.job_id, observation.attempt
             if observation.state is not State.UNSTARTED:
                 present.add(attempt)
-            if observation.state is State.RUNNING:
+            if observation.state is State.RUNNING and not observation.silent:
                 running.add(attempt)
             known = self._seen.get(attempt)
             if known is not None and known[0] == observation and attempt not in again:
@@ -228,7 +225,8 @@ class Watcher:
         if self._monotonic() < self._settled_at:
             return
         now = self._store.now()
-        due = self._store.due(Due.DEADLINE, now - _OVERRUN, limit=1000) if running else []
+        patience = int(self._runner.overrun_seconds * 1000)
+        due = self._store.due(Due.DEADLINE, now - patience, limit=1000) if running else []
         for job_id in due:
             job = self._store.get(job_id)
             if job is not None and (job_id, job.attempt) in running:
@@ -270,8 +268,6 @@ class Watcher:
             if seen.reason:
                 yield Reasoned(number, seen.reason)
             return
-        if seen.image:
-            yield Pulled(number, seen.image)
         if seen.started is not None:
             yield Started(number, seen.started)
         if seen.state in (State.RUNNING, State.FINISHING):

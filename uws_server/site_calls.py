@@ -20,6 +20,7 @@ class CountedRunner:
         self._site = site
         self._runner = runner
         self._listed = listed
+        self.overrun_seconds = runner.overrun_seconds
 
     @contextmanager
     def _counted(self, operation: str) -> Iterator[None]:

@@ -84,7 +84,7 @@ def _of_pod(job: Job, pod: Pod, pods: Sequence[Pod]) -> Observation:
             ended=pod.main.finished,
         )
     if pod.main.state == "running":
-        return Observation(job.job_id, job.attempt, State.RUNNING, _leaving(pod))
+        return Observation(job.job_id, job.attempt, State.RUNNING, _leaving(pod), silent=pod.silent)
     return Observation(job.job_id, job.attempt, State.STAGING, waiting(job, pod))
 
 
@@ -117,6 +117,8 @@ def _of_pull(container: Container) -> str:
 def _leaving(pod: Pod) -> str:
     if pod.disrupted:
         return f"the pod is being taken away: {pod.disrupted}"
+    if pod.silent:
+        return "its node does not answer"
     return "the pod is being deleted" if pod.leaving else ""
 
 

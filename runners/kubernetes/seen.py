@@ -34,8 +34,9 @@ class Container:
 class Pod:
     """One pod of an attempt. ``disrupted`` is why it is taken away, ``unscheduled`` why it has no node.
 
-    ``owned`` says whether anything in the cluster sees to its end; ``memory`` in bytes and ``duration`` in
-    seconds are the limits of the user's code.
+    ``silent``: its node does not answer, so that what is said of it is of before. ``owned`` says whether
+    anything in the cluster sees to its end; ``memory`` in bytes and ``duration`` in seconds are the limits
+    of the user's code.
     """
 
     uid: str
@@ -53,6 +54,7 @@ class Pod:
     memory: int = 0
     duration: int = 0
     owned: bool = True
+    silent: bool = False
 
     @property
     def over(self) -> bool:
@@ -164,8 +166,16 @@ def pod(document: Document) -> Pod:
         image=main.get("imageID") or "",
         memory=memory,
         duration=duration,
+        # The kubelet says both alike; of a node that it does not hear of the cluster takes back the second.
+        silent=_is(conditions, "ContainersReady", "True")
+        and _is(conditions, "Ready", "False")
+        and not spec.get("readinessGates"),
         owned=any(owner.get("controller") for owner in meta.get("ownerReferences") or []),
     )
+
+
+def _is(conditions: Mapping[str, Document], name: str, status: str) -> bool:
+    return name in conditions and conditions[name].get("status") == status
 
 
 def _true(condition: Document) -> bool:

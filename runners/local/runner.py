@@ -39,6 +39,8 @@ class LocalRunner:
     :raises Unreachable: the directory was there once and is not now, as when its disk is not mounted.
     """
 
+    overrun_seconds = 15.0
+
     def __init__(self, directory: Path, settings: LocalSettings | None = None) -> None:
         self._settings = settings or LocalSettings()
         self.isolation: Isolation = probe(self._settings)

@@ -197,3 +197,34 @@ def test_a_job_that_is_complete_has_run_to_its_end_though_its_pod_is_gone() -> N
 def test_of_a_job_that_failed_nothing_more_is_known_when_its_pod_is_gone() -> None:
     observation = diagnose(replace(JOB, over="Failed", why="BackoffLimitExceeded"), [])
     assert observation.state is State.LOST
+
+
+@pytest.mark.covers("4:fault-node")
+@pytest.mark.parametrize(
+    ("containers", "whole", "gates", "silent"),
+    [
+        ("True", "True", [], False),
+        ("True", "False", [], True),  # so of a node whose kubelet was killed
+        ("False", "False", [], False),  # so of a container that has ended or is not ready
+        ("True", "False", [{"conditionType": "example/gate"}], False),  # somebody else's word is missing
+    ],
+)
+def test_a_pod_that_the_cluster_took_its_readiness_back_from_has_a_silent_node(
+    containers: str, whole: str, gates: list[dict[str, str]], silent: bool
+) -> None:
+    running = {"state": {"running": {"startedAt": "2026-11-21T10:00:00Z"}}}
+    document = {
+        "metadata": {"uid": "p", "creationTimestamp": "2026-11-21T10:00:00Z"},
+        "spec": {"nodeName": "node1", "readinessGates": gates},
+        "status": {
+            "phase": "Running",
+            "conditions": [
+                {"type": "Ready", "status": whole},
+                {"type": "ContainersReady", "status": containers},
+            ],
+            "containerStatuses": [{"name": "main", **running}],
+            "initContainerStatuses": [{"name": "agent", **running}],
+        },
+    }
+    observation = diagnose(JOB, [seen.pod(document)])
+    assert (observation.state, observation.silent) == (State.RUNNING, silent)
