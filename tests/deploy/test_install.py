@@ -195,3 +195,24 @@ def test_a_job_runs_on_while_every_pod_of_the_server_is_replaced(installed: Inst
     installed.client("wait", job)
     installed.client("results", job, installed.directory / "results")
     assert (installed.directory / "results" / "stdout.txt").read_text() == "attempt 1\n"
+
+
+@pytest.mark.long
+@pytest.mark.covers("4:probes")
+def test_a_watcher_that_can_list_no_more_is_not_ready_until_it_can(installed: Installed) -> None:
+    release, cluster = installed.release, installed.release.cluster
+    role = ("-n", release.jobs, "get", "role", "uws-watch", "--output=json")
+    kept = json.loads(cluster.kubectl(*role))
+
+    def ready() -> str:
+        return cluster.kubectl(
+            *("-n", release.namespace, "get", "deployment", "uws-watch"),
+            "--output=jsonpath={.status.readyReplicas}",
+        )
+
+    assert ready() == "2"
+    cluster.kubectl("-n", release.jobs, "delete", "role", "uws-watch")
+    until(240, "who acts is not ready, and who stands by is", lambda: ready() == "1")
+    meta = {key: kept["metadata"][key] for key in ("name", "namespace", "labels", "annotations")}
+    cluster.create({**kept, "metadata": meta})
+    until(120, "both are ready", lambda: ready() == "2")

@@ -17,6 +17,8 @@ import redis
 from tests.redis_servers import PROGRAMS, serving
 from tests.up_process import ROLES, UP, UpProcess, children, lives, running_up, until
 from uws_server.redis_server import find
+from uws_server.store.base import SCHEMA
+from uws_server.store.redis import RedisStore
 
 pytestmark = pytest.mark.covers("3:up")
 
@@ -246,3 +248,23 @@ def test_a_job_runs_on_either_server(tmp_path: Path, name: str) -> None:
     with running_up(tmp_path / "data", environment={"UWS_REDIS__PROGRAM": str(program)}) as up:
         _run(up)
         assert Path(f"/proc/{up.roles()['redis']}/exe").resolve() == program.resolve()
+
+
+@pytest.mark.covers("4:schema-version", "4:start-data")
+@pytest.mark.parametrize("trouble", ["store of a later version", "objects that cannot be written"])
+def test_what_web_cannot_work_with_is_said_in_a_sentence(tmp_path: Path, trouble: str) -> None:
+    data, words = tmp_path / "data", "cannot be made or written"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("UWS_")}
+    if trouble == "store of a later version":
+        with serving(data, "redis") as url:
+            store = RedisStore(url)
+            store.schema(SCHEMA + 1)
+            store.close()
+        words = f"the job store is of version {SCHEMA + 1}"
+    else:
+        clean["UWS_OBJECTS__URL"] = "file:///dev/null/objects"
+    command = [*UP, "--data", str(data), "--port", "0"]
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr

@@ -15,7 +15,6 @@ import gc
 import logging
 import signal
 import socket
-import sys
 import threading
 from types import FrameType
 from urllib.parse import urlsplit
@@ -29,13 +28,13 @@ from uws_server.service.results import Results
 from uws_server.settings import Settings
 from uws_server.starting import REFUSALS, refusal
 from uws_server.web.app import create_app
+from uws_server.web.gunicorn import refuse
 from uws_server.web.parts import Bounds, Parts
 from uws_server.web.storage import beside_greenlets
 
 _OWN_SCHEMES = ("file:",)  # stores whose links lead back to ourselves
 _REDIRECT_BYTES = 1024**2
-_NO_APPLICATION = 4  # a process that ends so is not started again: gunicorn ends too
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Draining:
@@ -98,10 +97,10 @@ def application() -> Flask:
         services.aside = beside_greenlets
         app = create_app(parts_of(services, settings))
     except REFUSALS as error:
-        sentences, _ = refusal(error)
+        sentences, code = refusal(error)
         for sentence in sentences.splitlines():
-            _log.error("%s", sentence)
-        sys.exit(_NO_APPLICATION)
+            log.error("%s", sentence)
+        refuse(code)
     threading.Thread(target=services.waiting.run, name="events", daemon=True).start()
     # What is there now stays: looking through it for garbage every few requests is a tenth of their cost.
     gc.collect()

@@ -7,13 +7,14 @@ class's, in each process after the fork; nothing of ours is imported before it.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import resource
 import shutil
 import signal
 import sys
 import tempfile
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from uws_server import logs
 from uws_server.config import load
@@ -55,6 +56,22 @@ _numbers: str | None = None
 if _settings.operator.port and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     # Before anything that counts is imported: these processes tell their numbers as one.
     _numbers = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="uws-metrics-")
+
+
+_refusal = mmap.mmap(-1, 1)  # shared with the web processes; the exit code of one that cannot work
+
+
+def refuse(code: int) -> NoReturn:
+    """End this web process, and with it gunicorn: no other would fare better."""
+    _refusal[0] = code
+    sys.exit(code)
+
+
+def child_exit(server: Arbiter, _worker: object) -> None:
+    """End as a web process has said; gunicorn would start it again and again, or end with a traceback."""
+    if code := _refusal[0]:
+        on_exit(server)
+        sys.exit(code)
 
 
 def on_exit(_server: Arbiter) -> None:
