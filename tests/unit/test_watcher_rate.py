@@ -12,6 +12,7 @@ import pytest
 from runners.base import Observation, State
 from runners.fake import FakeRunner
 from tests.engine import Engine
+from uws_server.domain.job import Job
 
 
 class Restless(FakeRunner):
@@ -48,3 +49,31 @@ def test_thousands_of_attempts_are_not_gone_through_at_every_word_of_one(
     thread.join(60)
     assert not thread.is_alive()
     assert min(after - before for before, after in pairwise(runner.looks)) >= 0.1
+
+
+@pytest.mark.covers("4:watcher-rate")
+def test_what_is_looked_at_once_more_is_so_a_few_in_each_pass(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.ERROR)
+    engine = Engine()
+    engine.runner = Restless(3000)
+    engine.watcher = engine.another_watcher("watcher a")
+    read: list[str] = []
+    get = engine.store.get
+
+    def counted(job_id: str) -> Job | None:
+        read.append(job_id)
+        return get(job_id)
+
+    monkeypatch.setattr(engine.store, "get", counted)
+    passes: list[int] = []
+    for _ in range(120):  # a second each, and all is to be looked at each minute
+        before = len(read)
+        engine.look()
+        passes.append(len(read) - before)
+        engine.now += 1000
+    assert passes[0] == 3000
+    assert sum(passes[1:60]) == 0
+    assert sum(passes[60:]) == 3000
+    assert max(passes[1:]) <= 150
