@@ -209,6 +209,8 @@ def web(
             _ = build(settings).door  # and with it the secret and the object store
         try:
             listen(settings.web.host, settings.web.port).close()
+            if settings.operator.port:
+                listen(settings.operator.host, settings.operator.port, "operator.port").close()
         except CannotStart as error:
             _fail(str(error), 1)
     # gunicorn starts in a fresh interpreter: nothing may be imported before its workers are patched.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -272,3 +273,19 @@ def test_who_signs_does_not_start_without_the_secret(
     done = _uws_server(*words, "--config", str(file))
     assert (done.returncode, done.stderr.count("\n")) == (78, 1)
     assert "the secret cannot be read" in done.stderr
+
+
+@pytest.mark.covers("4:probes")
+@pytest.mark.parametrize(("words", "code"), [(("web", "--port", "0"), 1), (("reconcile",), 78)])
+def test_an_operators_port_that_is_taken_is_said_in_one_sentence(
+    tmp_path: Path, redis_servers: Callable[[str], str], words: tuple[str, ...], code: int
+) -> None:
+    file = tmp_path / "uws.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        redis_url = redis_servers("redis")
+        file.write_text(f"data: {tmp_path}/data\nredis: {{url: '{redis_url}'}}\noperator: {{port: {port}}}\n")
+        done = _uws_server(*words, "--config", str(file))
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1)
+    assert "operator.port" in done.stderr
+    assert "Address already in use" in done.stderr

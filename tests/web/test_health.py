@@ -81,6 +81,13 @@ def test_numbers_are_told_at_the_operators_port_and_nothing_else_is_done_there(w
 
 
 @pytest.mark.covers("4:metrics")
+def test_numbers_are_told_while_no_store_answers(world: World) -> None:
+    down = {"store": _Down(StoreUnavailable("x")), "objects": _Down(StorageUnavailable("x"))}
+    told = world.client(operator_port=9090, **down).get("/metrics", environ_overrides=AT_OPERATOR)
+    assert told.status_code == 200
+
+
+@pytest.mark.covers("4:metrics")
 def test_requests_are_counted_by_route_not_by_path(world: World) -> None:
     client = world.client(operator_port=9090)
     for number in range(20):
