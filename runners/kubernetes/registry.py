@@ -121,10 +121,12 @@ class Images:
         until, words = self._away.get(image.host, (0.0, ""))
         if until > self.clock():
             raise _not_yet(name, words)
+        began = time.monotonic()
         try:
-            return self._read(_Asking(image, _base(image.host, said), time.monotonic() + SECONDS))
+            return self._read(_Asking(image, _base(image.host, said), began + SECONDS))
         except Away as error:
-            pause = min(max(error.pause, _PAUSE), _LONGEST_PAUSE)
+            # One that is silent must not have the worker wait for it most of the time.
+            pause = min(max(error.pause, _PAUSE, 3 * (time.monotonic() - began)), _LONGEST_PAUSE)
             self._away[image.host] = (self.clock() + pause, str(error))
             raise _not_yet(name, str(error)) from error
         except Never as error:

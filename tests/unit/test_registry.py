@@ -286,12 +286,13 @@ def test_an_index_in_an_index_is_refused(registry: RegistryDouble) -> None:
 
 
 def test_content_that_is_not_what_its_digest_says_is_refused(registry: RegistryDouble) -> None:
-    digest = registry.add("1", WORDS)
+    registry.add("1", WORDS)
     config = next(iter(registry.blobs))
     registry.blobs[config] = registry.blobs[config].replace(b"m31", b"m32")
-    assert "is something else" in refused(asking(registry))
+    assert f"{config} is something else" in refused(asking(registry))
+    digest = registry.add("2", WORDS)
     registry.manifests[digest] += b" "
-    assert "is something else" in refused(asking(registry), f"{NAME}@{digest}")
+    assert f"{digest} is something else" in refused(asking(registry), f"{NAME}@{digest}")
 
 
 # ---- bounds ------------------------------------------------------------------------------------------
@@ -329,6 +330,22 @@ def test_an_answer_without_end_is_given_up(
     with pytest.raises(Busy, match=r"takes too long to answer|does not answer"):
         asking(registry).ask(f"{NAME}:1")
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.covers("4:registry-bounds")
+def test_who_was_silent_is_left_alone_for_longer_than_it_was_waited_for(
+    registry: RegistryDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SECONDS", 0.2)
+    monkeypatch.setattr(module, "_PAUSE", 0.0)
+    clock = Clock()
+    images = asking(registry, clock=clock)
+    registry.instead = lambda _path: _drip(b"")
+    for later in (0.0, 0.59):
+        clock.now += later
+        with pytest.raises(Busy):
+            images.ask(f"{NAME}:1")
+    assert len(registry.requests) == 1
 
 
 def test_an_answer_that_breaks_off_is_busy(registry: RegistryDouble) -> None:
