@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 
 from uws_server import metrics
 from uws_server.domain.errors import NotFound
-from uws_server.readiness import Readiness, of_objects, of_store
+from uws_server.readiness import Answer, Readiness, of_objects, of_store
 from uws_server.web.answers import text
 from uws_server.web.errors import refusal
 from uws_server.web.parts import Parts
@@ -43,14 +43,12 @@ def health_blueprint(parts: Parts, readiness: Readiness) -> Blueprint:
         return text("ok")
 
     @blueprint.route("/readyz", methods=["GET"], provide_automatic_options=False)
-    @blueprint.route("/readyz/<name>", methods=["GET"], provide_automatic_options=False)
-    def readyz(name: str = "") -> Response:
-        try:
-            said = readiness.answer(name)
-        except KeyError:
-            raise NotFound(_NOTHING) from None
-        words = "; ".join(said.lines)
-        return text(words) if said.ready else refusal(503, words, {"Retry-After": "5"})
+    def readyz() -> Response:
+        return _said(readiness.answer())
+
+    @blueprint.route("/readyz/redis", methods=["GET"], provide_automatic_options=False)
+    def readyz_redis() -> Response:
+        return _said(readiness.answer("redis"))
 
     @blueprint.route("/metrics", methods=["GET"], provide_automatic_options=False)
     def numbers() -> Response:
@@ -59,6 +57,11 @@ def health_blueprint(parts: Parts, readiness: Readiness) -> Blueprint:
         return Response(metrics.written(), content_type=metrics.CONTENT_TYPE)
 
     return blueprint
+
+
+def _said(answer: Answer) -> Response:
+    words = "; ".join(answer.lines)
+    return text(words) if answer.ready else refusal(503, words, {"Retry-After": "5"})
 
 
 def at_operators_port(environ: Mapping[str, Any], port: int) -> bool:
