@@ -69,11 +69,15 @@ class Follower:
         self._start_told = False
         self._grace = max(1, attempt.spec.limits.grace)
 
+    def heed(self) -> None:
+        """From now on, take a SIGTERM for what it says: that there is little time left."""
+        signal.signal(signal.SIGTERM, self._terminate)
+
     def run(self) -> int:
         """Follow to the end; the exit code."""
         if Memory.load(self._attempt).done:
             return self._ending()
-        signal.signal(signal.SIGTERM, self._terminate)
+        self.heed()
         try:
             try:
                 self._live = True

@@ -34,8 +34,11 @@ _GO, _NEVER = "go", "never"
 class Pod:
     """One pod's attempt: ``top`` is the agent's own directory, ``control`` where the wrapper looks."""
 
-    def __init__(self, top: Path, control: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, top: Path, control: Path, environment: Mapping[str, str], termination: Path = TERMINATION
+    ) -> None:
         self._top = top
+        self._termination = termination
         self._control = control
         self._access = Access(
             environment["UWS_AGENT_URL"],
@@ -59,10 +62,13 @@ class Pod:
         staged = self._stage_in(attempt)
         if staged:
             return staged
-        (self._control / _GO).touch()
         from runners.agent.follow import Follower
 
-        code = Follower(attempt).run()
+        follower = Follower(attempt)
+        # Before the code may start: where it ends at once, the kubelet's SIGTERM comes at once.
+        follower.heed()
+        (self._control / _GO).touch()
+        code = follower.run()
         self._say(self._last_word(attempt))
         return code
 
@@ -130,7 +136,7 @@ class Pod:
         most = _MESSAGE
         while len(text := json.dumps(_shortened(word, most)).encode()) > _MESSAGE:
             most //= 2
-        TERMINATION.write_bytes(text)
+        self._termination.write_bytes(text)
 
 
 def _shortened(value: Any, most: int) -> Any:
