@@ -73,9 +73,11 @@ def serving_block(
         )
     try:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        ready = re.search(r"is ready at (\S+) after", line)
-        assert ready, line + log.read_text()
+        lines = iter(process.stdout.readline, "")  # other programs of the block may say something first
+        ready = next(
+            (found for line in lines if (found := re.search(r"is ready at (\S+) after", line))), None
+        )
+        assert ready, log.read_text()
         yield ready[1]
     finally:
         process.send_signal(signal.SIGINT)
@@ -83,7 +85,7 @@ def serving_block(
             process.communicate(timeout=60)
         finally:
             process.kill()
-            process.wait()
+            process.communicate()
     assert process.returncode == 0
 
 
