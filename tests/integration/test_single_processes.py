@@ -50,12 +50,18 @@ class Single(UpProcess):
         clean = {name: value for name, value in os.environ.items() if not name.startswith("UWS_")}
         self.data = directory / "data"
         self.log = directory / "log"
+        self.passing = directory / "tmp"
+        self.passing.mkdir()
         self.ready = {"url": f"http://127.0.0.1:{port}"}
         with self.log.open("ab") as log:
             self.processes = {
                 name: subprocess.Popen(
                     [sys.executable, "-m", "uws_server.cli", *words, "--config", str(file)],
-                    env={**clean, "UWS_OPERATOR__PORT": str(self.operator[name])},
+                    env={
+                        **clean,
+                        "UWS_OPERATOR__PORT": str(self.operator[name]),
+                        "TMPDIR": str(self.passing),
+                    },
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -164,6 +170,10 @@ def test_each_process_tells_its_operator_how_it_is_and_what_it_did(single: Singl
     # The public address has none of it.
     assert asked(f"{single.url}/metrics")[0] == 404
     assert asked(f"{single.url}/readyz") == (200, "web: ok; redis: ok; objects: ok")
+    passing = list(single.passing.glob("uws-metrics-*"))
+    assert len(passing) == 1
+    assert single.stop() == dict.fromkeys(COMMANDS, 0)
+    assert not passing[0].exists()
 
 
 @pytest.mark.covers("4:metrics")
