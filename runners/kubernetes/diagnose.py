@@ -63,7 +63,9 @@ def diagnose(job: Job, pods: Sequence[Pod], refused: str = "") -> Observation:
     if not pods:
         return _without_pod(job, refused)
     pod = max(pods, key=lambda one: (one.created, one.uid))
-    return replace(_of_pod(job, pod, pods), image=pod.image)
+    # A node may call the image by another name under which it has the same content.
+    image = job.image if pod.image and "@" in job.image else pod.image
+    return replace(_of_pod(job, pod, pods), image=image)
 
 
 def _of_pod(job: Job, pod: Pod, pods: Sequence[Pod]) -> Observation:

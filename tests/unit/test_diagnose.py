@@ -228,3 +228,12 @@ def test_a_pod_that_the_cluster_took_its_readiness_back_from_has_a_silent_node(
     }
     observation = diagnose(JOB, [seen.pod(document)])
     assert (observation.state, observation.silent) == (State.RUNNING, silent)
+
+
+@pytest.mark.covers("4:any-image")
+def test_a_pinned_image_is_told_by_the_name_it_was_given_once_the_node_has_it() -> None:
+    pinned = replace(JOB, image="registry.example/mine@sha256:1")
+    node = replace(POD, image="registry.example/of-another@sha256:1")
+    assert diagnose(pinned, [POD]).image == ""
+    assert diagnose(pinned, [node]).image == pinned.image
+    assert diagnose(JOB, [node]).image == node.image
