@@ -78,6 +78,10 @@ class Busy(Exception):
     """The site takes no more just now; the job stays QUEUED with this reason."""
 
 
+class NotYet(Busy):
+    """This attempt cannot be started just now, for the want of what others may not need; they can be."""
+
+
 class Unrunnable(Exception):
     """The site can never run this run spec, for the reason that this says; the job fails with it."""
 
@@ -131,7 +135,8 @@ class Runner(Protocol):
         forget this attempt; what it raises ends the start. So a worker that was paused for long starts
         nothing that others have started, seen to its end and forgotten meanwhile.
 
-        :raises Busy: not now.
+        :raises Busy: not now, nor any other.
+        :raises NotYet: not now, for the want of what others may not need.
         :raises Unrunnable: never at this site.
         """
 

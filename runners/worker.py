@@ -10,7 +10,7 @@ import time
 
 from job_templates.catalog import Catalog
 from job_templates.render import render
-from runners.base import Busy, Runner, Unrunnable
+from runners.base import Busy, NotYet, Runner, Unrunnable
 from uws_server.domain.errors import Refused
 from uws_server.domain.events import Launched, Postponed, Reasoned, Unstartable
 from uws_server.domain.job import ErrorSummary, Job, Workload
@@ -86,6 +86,10 @@ class Worker:
             return True
         except Unrunnable as error:
             return self._fail(job, str(error))
+        except NotYet as error:
+            # It keeps its claim, and is tried again when that has lapsed: nobody waits behind it.
+            self._changes.apply(job.id, Reasoned(job.attempt, str(error)))
+            return True
         except Busy as busy:
             self._changes.apply(job.id, Postponed(job.attempt, str(busy)))
             return False

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from runners.base import Busy, Observation, Runner, Unreachable, Unrunnable, no_doubt
+from runners.base import Busy, NotYet, Observation, Runner, Unreachable, Unrunnable, no_doubt
 from uws_server.domain.runspec import RunSpec
 from uws_server.metrics import LISTED, SITE_CALL
 
-_OUTCOMES = {Busy: "busy", Unrunnable: "unrunnable", Unreachable: "unreachable"}
+_OUTCOMES = {Busy: "busy", NotYet: "busy", Unrunnable: "unrunnable", Unreachable: "unreachable"}
 
 
 class CountedRunner:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from runners.base import Busy, Unrunnable
+from runners.base import NotYet, Unrunnable
 from runners.ending import clean
 from runners.kubernetes.bounded_http import Answer, Away, BoundedHttp, Never, Origin
 from runners.kubernetes.logins import Login
@@ -105,7 +105,7 @@ class Images:
     def ask(self, name: str) -> Image:
         """What an image runs by itself.
 
-        :raises Busy: its registry gives no answer just now.
+        :raises NotYet: its registry gives no answer just now.
         :raises Unrunnable: it will not be known, with what to do.
         """
         try:
@@ -257,8 +257,8 @@ def _unknown(name: str, why: str) -> Unrunnable:
     return Unrunnable(f"What the image {name} runs by itself is not known: {clean(why)}. Give a command.")
 
 
-def _not_yet(name: str, why: str) -> Busy:
-    return Busy(
+def _not_yet(name: str, why: str) -> NotYet:
+    return NotYet(
         f"what the image {name} runs by itself is not known yet: {clean(why)}; its registry is asked again, "
         "and need not be for a job that gives a command"
     )

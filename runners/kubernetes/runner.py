@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
-from runners.base import Busy, Observation, State, Unreachable, Unrunnable, no_doubt
+from runners.base import Busy, NotYet, Observation, State, Unreachable, Unrunnable, no_doubt
 from runners.kubernetes import manifest, seen
 from runners.kubernetes.cluster import Cluster, Document, Refused
 from runners.kubernetes.manifest import PodSettings
@@ -57,8 +57,8 @@ class KubernetesRunner:
     ) -> None:
         """Create the attempt's Job, unless it is there.
 
-        :raises Busy: the API server takes none just now, or does not say, or a quota is reached; or the
-            image's registry, which must be asked, does not say.
+        :raises Busy: the API server takes none just now, or does not say, or a quota is reached.
+        :raises NotYet: the image's registry, which must be asked, does not say; or a former Job goes.
         :raises Unrunnable: it never will take this one.
         """
         try:
@@ -106,7 +106,7 @@ class KubernetesRunner:
     def _adopt(self, spec: RunSpec) -> None:
         """See that the Job of this name is this attempt's.
 
-        :raises Busy: it is on its way out.
+        :raises NotYet: it is on its way out.
         :raises Unrunnable: it is somebody else's.
         """
         try:
@@ -114,7 +114,7 @@ class KubernetesRunner:
         except Refused as error:
             raise Busy(f"the cluster does not show the job's former Job: {error}") from error
         if "deletionTimestamp" in found["metadata"]:
-            raise Busy("the job's former Job in the cluster is being deleted")
+            raise NotYet("the job's former Job in the cluster is being deleted")
         if not self._followed(found, spec):
             raise Unrunnable(f"the cluster has a Job {found['metadata']['name']} that is not this server's")
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from runners.base import Cause, Outcome, State, Unreachable
+from runners.base import Cause, NotYet, Outcome, State, Unreachable
 from tests.engine import NOBODY, Engine
 from uws_server.domain.errors import BadRequest, NotFound
 from uws_server.domain.events import AbortRequested, advance
 from uws_server.domain.job import Job, Parameter, Workload
 from uws_server.domain.phase import Phase
+from uws_server.domain.runspec import RunSpec
 from uws_server.service.reconcile import LINKS_LIVE
 from uws_server.service.uploads import Content
 from uws_server.storage.base import NotStored
@@ -241,6 +242,30 @@ def test_a_busy_site_leaves_the_job_queued_with_the_reason(engine: Engine) -> No
     engine.reconcile()
     engine.work()
     assert engine.job(job.id).workload is Workload.ACTIVE
+
+
+def test_a_job_that_waits_for_what_only_it_needs_holds_up_no_other(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = engine.submit(), engine.submit()
+    start = engine.runner.start
+
+    def picky(spec: RunSpec, *rest: Any) -> None:
+        if spec.job_id == first.id:
+            raise NotYet("its registry does not answer")
+        start(spec, *rest)
+
+    monkeypatch.setattr(engine.runner, "start", picky)
+    engine.work()
+    assert engine.job(second.id).workload is Workload.ACTIVE
+    waiting = engine.job(first.id)
+    assert (waiting.phase, waiting.reason) == (Phase.QUEUED, "its registry does not answer")
+    monkeypatch.undo()
+    engine.now += 60_000
+    engine.reconcile()
+    engine.reconcile()
+    engine.work()
+    assert (engine.job(first.id).workload, engine.job(first.id).attempt) == (Workload.ACTIVE, 1)
 
 
 def test_a_site_that_breaks_leaves_the_claim_to_lapse(
