@@ -13,6 +13,9 @@ from typing import Protocol
 
 from uws_server.domain.runspec import RunSpec
 
+Attempt = tuple[str, int]
+"""Job id and number."""
+
 
 class State(Enum):
     """How far an attempt has come, as its site tells it."""

@@ -13,12 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from runners.base import Unreachable
+from runners.base import Attempt, Unreachable
 
 log = logging.getLogger(__name__)
-
-Attempt = tuple[str, int]
-"""Job id and number."""
 
 _AT_ONCE = 4
 _PAUSE = 1.0  # s after a failure, of the thread that saw it

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 
-from runners.base import Cause, Observation, Outcome, Runner, State, Unreachable
-from runners.forgetting import Attempt, Forgetting
+from runners.base import Attempt, Cause, Observation, Outcome, Runner, State, Unreachable
+from runners.forgetting import Forgetting
 from uws_server.domain.errors import NotFound
 from uws_server.domain.events import (
     AttemptLost,

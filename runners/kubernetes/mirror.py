@@ -11,13 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from runners.base import Cause, Observation, State, Unreachable
+from runners.base import Attempt, Cause, Observation, State, Unreachable
 from runners.kubernetes import manifest, seen
 from runners.kubernetes.cluster import Cluster, Document
 from runners.kubernetes.diagnose import diagnose
 from runners.kubernetes.following import Following
-
-Key = tuple[str, int]
 
 _SILENT = 12.0  # s; less than the watcher waits before it ends what seems to run too long
 _PATIENCE = 120.0  # s for which an attempt is told of whose Job is gone
@@ -67,7 +65,7 @@ class Mirror:
             self._news.wait_for(lambda: self._attempts.changes != self._told, timeout)
             self._told = self._attempts.changes
 
-    def job(self, key: Key, patience: float = 30) -> tuple[seen.Job, Observation] | None:
+    def job(self, key: Attempt, patience: float = 30) -> tuple[seen.Job, Observation] | None:
         """The Job of an attempt, as last seen, and what was observed of the attempt.
 
         :raises Unreachable: as `observations`.
@@ -78,12 +76,12 @@ class Mirror:
             found = self._attempts.observed.get(key)
             return (job, found) if job and found else None
 
-    def orphaned(self, key: Key) -> bool:
+    def orphaned(self, key: Attempt) -> bool:
         """Whether the attempt has pods that go with no Job."""
         with self._news:
             return self._attempts.orphaned(key)
 
-    def drop(self, key: Key, uid: str) -> None:
+    def drop(self, key: Attempt, uid: str) -> None:
         """Forget an attempt whose Job was deleted."""
         with self._news:
             self._attempts.drop(key, uid)
@@ -118,22 +116,24 @@ class Attempts:
         self._want = want
         self.tell = tell
         self.monotonic = monotonic
-        self.observed: dict[Key, Observation] = {}
+        self.observed: dict[Attempt, Observation] = {}
         self.changes = 0
         """Counts what became other in ``observed``."""
         self.jobs = _Jobs(self)
         self.pods = _Pods(self)
         self.refusals = _Refusals(self)
-        self._doubts: dict[Key, int] = {}  # ended Jobs without pods → the last list of pods asked for before
-        self._ghosts: dict[Key, float] = {}  # Jobs that are gone → since when
-        self._alone: set[Key] = set()  # what had pods and no Job when Jobs were last listed
-        self._ended: dict[Key, str] = {}  # what was seen to its end → uid of its Job
+        self._doubts: dict[
+            Attempt, int
+        ] = {}  # ended Jobs without pods → the last list of pods asked for before
+        self._ghosts: dict[Attempt, float] = {}  # Jobs that are gone → since when
+        self._alone: set[Attempt] = set()  # what had pods and no Job when Jobs were last listed
+        self._ended: dict[Attempt, str] = {}  # what was seen to its end → uid of its Job
 
-    def job(self, key: Key) -> seen.Job | None:
+    def job(self, key: Attempt) -> seen.Job | None:
         """The Job of an attempt; also one that is gone, until its end can have been noted."""
         return self.jobs.by_key.get(key)
 
-    def drop(self, key: Key, uid: str) -> None:
+    def drop(self, key: Attempt, uid: str) -> None:
         """Our own deletion of this Job: nothing that is still said of it is news."""
         job = self.jobs.by_key.get(key)
         if job is not None and job.uid == uid:
@@ -143,7 +143,7 @@ class Attempts:
             self.pods.leave(key)
         self.diagnose(key)
 
-    def ghost(self, key: Key) -> None:
+    def ghost(self, key: Attempt) -> None:
         """The Job of this attempt is gone, and not by us: its pods are still to be seen to their end."""
         self.jobs.by_key[key] = seen.deleted(self.jobs.by_key[key])
         self._ghosts.setdefault(key, self.monotonic())
@@ -160,7 +160,7 @@ class Attempts:
             self.ghost(key)
         self._alone = alone.difference(self.jobs.by_key)
 
-    def orphaned(self, key: Key) -> bool:
+    def orphaned(self, key: Attempt) -> bool:
         """Whether nothing in the cluster would ever take away a pod of this attempt."""
         return any(not pod.owned for pod in self.pods.of(key))
 
@@ -181,7 +181,7 @@ class Attempts:
         for key in [key for key, asked in self._doubts.items() if asked < done]:
             self.diagnose(key, done)
 
-    def diagnose(self, key: Key, pods_listed: int = 0) -> None:
+    def diagnose(self, key: Attempt, pods_listed: int = 0) -> None:
         """Say anew what is to be said of an attempt."""
         job = self.jobs.by_key.get(key)
         if job is None or self.pods.overdue(key):
@@ -226,15 +226,15 @@ class _Jobs:
 
     def __init__(self, attempts: Attempts) -> None:
         self._attempts = attempts
-        self._keys: dict[str, Key] = {}  # by uid, of all that the cluster has
-        self.by_key: dict[Key, seen.Job] = {}
+        self._keys: dict[str, Attempt] = {}  # by uid, of all that the cluster has
+        self.by_key: dict[Attempt, seen.Job] = {}
         self.dropped: set[str] = set()  # uids that we deleted and that the cluster still tells of
 
     def knows(self, uid: str) -> bool:
         """Whether the cluster still has it, as far as it said."""
         return uid in self._keys
 
-    def leave(self, key: Key) -> None:
+    def leave(self, key: Attempt) -> None:
         """Keep nothing of this attempt's Job."""
         self.by_key.pop(key, None)
 
@@ -271,30 +271,30 @@ class _Pods:
 
     def __init__(self, attempts: Attempts) -> None:
         self._attempts = attempts
-        self._keys: dict[str, Key] = {}  # by uid, of all that the cluster has
-        self._by_key: dict[Key, dict[str, seen.Pod]] = {}
+        self._keys: dict[str, Attempt] = {}  # by uid, of all that the cluster has
+        self._by_key: dict[Attempt, dict[str, seen.Pod]] = {}
         self._dropped: set[str] = set()  # uids of what the cluster still has of Jobs that we deleted
         self._ends: dict[str, float] = {}  # by uid, of what is being deleted: when it must have ended
 
-    def without(self, jobs: Iterable[Key]) -> set[Key]:
+    def without(self, jobs: Iterable[Attempt]) -> set[Attempt]:
         """The attempts that have pods, less these."""
         return set(self._by_key).difference(jobs)
 
-    def of(self, key: Key) -> list[seen.Pod]:
+    def of(self, key: Attempt) -> list[seen.Pod]:
         """The pods of an attempt."""
         return list(self._by_key.get(key, {}).values())
 
-    def living(self, key: Key) -> bool:
+    def living(self, key: Attempt) -> bool:
         """Whether a pod of this attempt has not ended."""
         return any(not pod.over for pod in self.of(key))
 
-    def overdue(self, key: Key) -> bool:
+    def overdue(self, key: Attempt) -> bool:
         """Whether a pod of this attempt is to have ended long ago, and nobody says that it has."""
         now = self._attempts.monotonic()
         pods = self._by_key.get(key, {}).items()
         return any(not pod.over and now > self._ends.get(uid, now) for uid, pod in pods)
 
-    def leave(self, key: Key) -> None:
+    def leave(self, key: Attempt) -> None:
         """Keep nothing of this attempt's pods: another Job of its name is not theirs."""
         self._dropped.update(self._by_key.pop(key, {}).keys() & self._keys.keys())
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from runners import forgetting
-from runners.base import State
+from runners.base import Attempt, State
 from runners.fake import FakeRunner, FakeSite
-from runners.forgetting import Attempt, Forgetting
+from runners.forgetting import Forgetting
 from tests.engine import Engine
 from uws_server.domain.phase import Phase
 
