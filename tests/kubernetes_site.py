@@ -22,8 +22,8 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from runners.base import Observation, State, Unreachable
+from runners.kubernetes.cluster import ApiRefusal
 from runners.kubernetes.cluster import Cluster as Api
-from runners.kubernetes.cluster import Refused
 from runners.kubernetes.manifest import PodSettings
 from runners.kubernetes.runner import KubernetesRunner
 from tests.cluster.cluster import Cluster
@@ -187,7 +187,7 @@ class KubernetesSite:
         while left := [*self.items("jobs"), *self.items("pods")]:
             assert time.monotonic() < end, [item["metadata"]["name"] for item in left]
             for seen in self.runner.observe():
-                with suppress(ValueError, Refused):  # not yet
+                with suppress(ValueError, ApiRefusal):  # not yet
                     self.runner.forget(seen.job_id, seen.attempt)
             time.sleep(0.1)
         for runner in self._runners:

@@ -26,7 +26,7 @@ _ANSWER = 30.0  # s; also for silence within an answer
 _MESSAGE = 500  # characters of an API server's own words
 
 
-class Refused(Exception):
+class ApiRefusal(Exception):
     """The API server said no. ``status`` is the HTTP status, ``retry_after`` seconds or None."""
 
     def __init__(self, status: int, reason: str, message: str, retry_after: float | None) -> None:
@@ -70,7 +70,7 @@ class Cluster:
     ) -> Document:
         """One request; the document that answers it.
 
-        :raises Refused: an answer other than 2xx.
+        :raises ApiRefusal: an answer other than 2xx.
         :raises Unreachable: no answer.
         """
         response = self._request(method, path, body, content_type, query, (_CONNECT, _ANSWER))
@@ -83,7 +83,7 @@ class Cluster:
     def pages(self, path: str, **query: str) -> Iterator[Document]:
         """A list, page by page; each page is a document with ``items`` and ``metadata``.
 
-        :raises Refused: 410 when the list has become too old between two pages.
+        :raises ApiRefusal: 410 when the list has become too old between two pages.
         :raises Unreachable: no answer.
         """
         more: dict[str, str] = {}
@@ -98,7 +98,7 @@ class Cluster:
     def watch(self, path: str, version: str, seconds: int, **query: str) -> Iterator[tuple[str, Document]]:
         """What happens after ``version``: event type and document, for at most ``seconds``.
 
-        :raises Refused: 410 when the API server does not know so far back.
+        :raises ApiRefusal: 410 when the API server does not know so far back.
         :raises Unreachable: no answer, or it broke off.
         """
         query |= {
@@ -118,7 +118,9 @@ class Cluster:
                     document = event["object"]
                     if event["type"] == "ERROR":
                         status = int(document.get("code", 500))
-                        raise Refused(status, document.get("reason", ""), document.get("message", ""), None)
+                        raise ApiRefusal(
+                            status, document.get("reason", ""), document.get("message", ""), None
+                        )
                     yield event["type"], document
         except (HTTPError, OSError, ValueError) as error:
             raise Unreachable(f"the API server's news broke off: {error}") from error
@@ -159,7 +161,7 @@ class Cluster:
         raise _refused(response, said)
 
 
-def _refused(response: Any, said: bytes) -> Refused:
+def _refused(response: Any, said: bytes) -> ApiRefusal:
     try:
         status = json.loads(said)
         reason, message = str(status.get("reason", "")), str(status.get("message", ""))
@@ -172,4 +174,4 @@ def _refused(response: Any, said: bytes) -> Refused:
     except ValueError:
         seconds = None
     words = message[:_MESSAGE] or f"HTTP status {response.status}"
-    return Refused(response.status, reason, words, seconds)
+    return ApiRefusal(response.status, reason, words, seconds)

@@ -9,7 +9,7 @@ from typing import Any
 from kubernetes.config import ConfigException
 
 from runners.base import Busy, Unreachable
-from runners.kubernetes.cluster import Cluster, Refused
+from runners.kubernetes.cluster import ApiRefusal, Cluster
 from runners.kubernetes.logins import Login, login
 from runners.kubernetes.manifest import PodSettings
 from runners.kubernetes.reference import Reference
@@ -93,7 +93,7 @@ def _login(cluster: Cluster, namespace: str, secret: str, image: Reference) -> L
     try:
         document = cluster.call("GET", f"/api/v1/namespaces/{namespace}/secrets/{secret}")
         return login(document, image)
-    except Refused as error:
+    except ApiRefusal as error:
         if error.status == _NOT_FOUND:  # nor do pods mind
             return None
         raise Busy(f"the pull secret {secret} cannot be read: {error}") from error

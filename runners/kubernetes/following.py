@@ -14,7 +14,7 @@ import time
 from typing import Protocol
 
 from runners.base import Unreachable
-from runners.kubernetes.cluster import Cluster, Document, Refused
+from runners.kubernetes.cluster import ApiRefusal, Cluster, Document
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ class Following:
             try:
                 self._list()
                 pause = self._until_next()
-            except Refused as error:
+            except ApiRefusal as error:
                 # A list that has become too old between two pages is simply asked for again.
                 pause = _longer(pause, error.retry_after)
                 log.warning("%s cannot be listed: %s", self._path, error)
@@ -259,7 +259,7 @@ class Following:
             try:
                 pause, failures = self._watch(version), 0
                 continue
-            except Refused as error:
+            except ApiRefusal as error:
                 pause = _longer(pause, error.retry_after)
                 if error.status == _GONE:
                     log.info("%s: %s; listed anew", self._path, error)

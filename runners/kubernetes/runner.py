@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from runners.base import Busy, NotYet, Observation, State, Unreachable, Unrunnable, no_doubt
 from runners.kubernetes import manifest, seen
-from runners.kubernetes.cluster import Cluster, Document, Refused
+from runners.kubernetes.cluster import ApiRefusal, Cluster, Document
 from runners.kubernetes.manifest import PodSettings
 from runners.kubernetes.mirror import Mirror
 from runners.kubernetes.reference import Image
@@ -81,7 +81,7 @@ class KubernetesRunner:
     def _create(self, spec: RunSpec, document: Document) -> None:
         try:
             made = self._cluster.call("POST", self._jobs, document)
-        except Refused as error:
+        except ApiRefusal as error:
             if error.status == _CONFLICT and error.reason == "AlreadyExists":
                 self._adopt(spec)
             elif error.status in _INVALID:
@@ -111,7 +111,7 @@ class KubernetesRunner:
         """
         try:
             found = self._cluster.call("GET", self._path(spec.job_id, spec.attempt))
-        except Refused as error:
+        except ApiRefusal as error:
             raise Busy(f"the cluster does not show the job's former Job: {error}") from error
         if "deletionTimestamp" in found["metadata"]:
             raise NotYet("the job's former Job in the cluster is being deleted")
@@ -147,7 +147,7 @@ class KubernetesRunner:
                 marked,
                 content_type="application/merge-patch+json",
             )
-        except Refused as error:
+        except ApiRefusal as error:
             if error.status != _NOT_FOUND:
                 raise
             self._lay_stone(job_id, attempt)
@@ -156,7 +156,7 @@ class KubernetesRunner:
         """A Job that never makes a pod, in the place of one that was never started."""
         try:
             self._cluster.call("POST", self._jobs, manifest.stone(job_id, attempt, self._settings))
-        except Refused as error:
+        except ApiRefusal as error:
             if error.status != _CONFLICT:
                 raise
             self.stop(job_id, attempt)  # somebody has started it in between
@@ -199,7 +199,7 @@ class KubernetesRunner:
             }
             try:
                 self._cluster.call("DELETE", path, options)
-            except Refused as error:
+            except ApiRefusal as error:
                 if error.status == _NOT_FOUND:
                     return True
                 if error.status != _CONFLICT:
@@ -208,7 +208,7 @@ class KubernetesRunner:
                 return True
             try:
                 meta = self._cluster.call("GET", path)["metadata"]
-            except Refused as error:
+            except ApiRefusal as error:
                 if error.status == _NOT_FOUND:
                     return True
                 raise

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from runners.base import State
+from runners.kubernetes.cluster import ApiRefusal
 from runners.kubernetes.cluster import Cluster as Api
-from runners.kubernetes.cluster import Refused
 from runners.kubernetes.manifest import PodSettings
 from runners.kubernetes.runner import KubernetesRunner
 from tests.cluster.cluster import Cluster
@@ -390,9 +390,9 @@ def test_the_accounts_suffice_for_the_runner_and_each_for_its_own_part_only(
 
         until(60, "all three have ended", ended)
         for other in ("start", "stop", "web"):
-            with pytest.raises(Refused, match="forbidden"):
+            with pytest.raises(ApiRefusal, match="forbidden"):
                 api_of(runners[other]).call("GET", f"/apis/batch/v1/namespaces/{release.jobs}/jobs")
-        with pytest.raises(Refused, match="forbidden"):
+        with pytest.raises(ApiRefusal, match="forbidden"):
             start.stop(spec.job_id, spec.attempt)
         for one in list(watch.observe()):
             watch.forget(one.job_id, one.attempt)

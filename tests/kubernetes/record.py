@@ -16,7 +16,7 @@ from typing import Any
 
 from runners.base import Unreachable
 from runners.kubernetes import manifest
-from runners.kubernetes.cluster import Cluster, Refused
+from runners.kubernetes.cluster import ApiRefusal, Cluster
 from tests.cluster import lifecycle
 from tests.cluster.layout import ROOT
 
@@ -69,7 +69,7 @@ def follow(api: Cluster, path: str, directory: Path, query: dict[str, str]) -> N
                 named = (document.get("involvedObject") or document["metadata"])["name"]
                 with (directory / f"{named[:30]}.jsonl").open("a") as file:
                     file.write(json.dumps([kind, trimmed(document)]) + "\n")
-        except (Refused, Unreachable) as error:
+        except (ApiRefusal, Unreachable) as error:
             print(error)
 
 
