@@ -127,6 +127,7 @@ def up(
 
     Jobs that run when this ends run on, and are found again at the next start.
     """
+    from uws_server.listening import CannotListen
     from uws_server.redis_server import NoRedis
     from uws_server.up.run import CannotStart, Up, ready_json
 
@@ -169,7 +170,7 @@ def up(
         ready_file.unlink(missing_ok=True)
     try:
         sys.exit(Up(settings, isolation=isolation, on_ready=ready, verbose=verbose).run())
-    except (CannotStart, NoRedis) as error:
+    except (CannotStart, CannotListen, NoRedis) as error:
         _fail(str(error), 1)
 
 
@@ -202,7 +203,7 @@ def web(
     if not descriptors:
         # Refused here in one sentence, rather than by each process. Under `up`, others look after it.
         from uws_server.factory import build
-        from uws_server.up.run import CannotStart, listen
+        from uws_server.listening import CannotListen, listen
 
         settings = _load(file, data=data, web__host=host, web__port=port)
         with _starting():
@@ -211,7 +212,7 @@ def web(
             listen(settings.web.host, settings.web.port).close()
             if settings.operator.port:
                 listen(settings.operator.host, settings.operator.port, "operator.port").close()
-        except CannotStart as error:
+        except CannotListen as error:
             _fail(str(error), 1)
     # gunicorn starts in a fresh interpreter: nothing may be imported before its workers are patched.
     for name, value in (("CONFIG", file), ("DATA", data), ("WEB__HOST", host), ("WEB__PORT", port)):

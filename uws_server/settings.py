@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from uws_server.listening import bracketed, reached
 from uws_server.secret_file import made_secret, read_secret
 
 _HTTP_URL = r"^(https?://[^/\s]+[^\s]*)?$"
@@ -370,8 +371,7 @@ class Operator(_Section):
     @property
     def addresses(self) -> list[str]:
         """Host and port as gunicorn takes them; empty where nothing listens."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return [f"{host}:{self.port}"] if self.port else []
+        return [f"{bracketed(self.host)}:{self.port}"] if self.port else []
 
 
 class Log(_Section):
@@ -470,8 +470,7 @@ class Settings(_Section):
         """Where this machine's agents find the agent door, without its path."""
         if self.web.agent_url:
             return self.web.agent_url.rstrip("/")
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.web.host, self.web.host)  # noqa: S104
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.web.port}"
+        return f"http://{bracketed(reached(self.web.host))}:{self.web.port}"
 
     def secret(self) -> bytes:
         """The secret that signs links and tokens: 32 bytes, made at the first call on a data directory.

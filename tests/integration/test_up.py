@@ -50,6 +50,13 @@ def test_the_ready_line_says_what_is_running(up: UpProcess) -> None:
     assert "isolation by" in json.dumps(up.ready["isolation"])
 
 
+def test_an_ipv6_address_will_do(tmp_path: Path) -> None:
+    with running_up(tmp_path / "data", "--host", "::1") as up:
+        assert str(up.ready["url"]).startswith("http://[::1]:")
+        assert up.healthy()
+        assert up.end() == 0
+
+
 def test_what_is_private_is_readable_by_the_owner_only(up: UpProcess) -> None:
     for name in (".", "secret", "redis", "run"):
         assert (up.data / name).stat().st_mode & 0o077 == 0, name

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from uws_server import redis_server
 from uws_server.exit_codes import EX_CONFIG
+from uws_server.listening import CannotListen, bracketed, listen, reached
 from uws_server.queue.base import Work
 from uws_server.redis_server import RedisServer
 from uws_server.settings import Settings
@@ -91,26 +92,6 @@ def running(data: Path) -> Path | None:
     return None
 
 
-def listen(host: str, port: int, setting: str = "--port") -> socket.socket:
-    """A listening socket. It is made here so that a restarted web server loses no connection.
-
-    :param setting: by which the operator names another port.
-    :raises CannotStart: the address cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(4096)
-    except OSError as error:
-        listener.close()
-        raise CannotStart(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; {setting} names another"
-        ) from error
-    return listener
-
-
 class Up:
     """One run of everything, from start to stop."""
 
@@ -133,6 +114,7 @@ class Up:
         """Run until SIGINT or SIGTERM; returns the exit code.
 
         :raises CannotStart: something needed does not start.
+        :raises CannotListen: an address cannot be had.
         :raises NoRedis: there is no Redis to run.
         """
         data = self._settings.data.absolute()
@@ -142,11 +124,12 @@ class Up:
     def _listen(self, data: Path) -> socket.socket:
         """On the port asked for; where any will do, on that of the last run, if it is still free.
 
-        Agents of jobs that run since then know no other.
+        Agents of jobs that run since then know no other. And it is made here, so that a restarted web server
+        loses no connection.
         """
         web = self._settings.web
         if not web.port:
-            with contextlib.suppress(CannotStart, OSError, ValueError, LookupError):
+            with contextlib.suppress(CannotListen, OSError, ValueError, LookupError):
                 before = json.loads((data / _RESOLVED).read_text(encoding="utf-8"))
                 return listen(web.host, before["web"]["port"])
         return listen(web.host, web.port)
@@ -258,16 +241,14 @@ class Up:
         )
 
     async def _healthy(self) -> bool:
-        """Whether a request is answered with success."""
-        host, port = self._settings.web.host, self._settings.web.port
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        """Whether web says that it can do its work."""
+        host, port = reached(self._settings.web.host), self._settings.web.port
+        request = f"GET /readyz HTTP/1.1\r\nHost: {bracketed(host)}:{port}\r\nConnection: close\r\n\r\n"
         try:
             async with asyncio.timeout(10):
                 reader, writer = await asyncio.open_connection(host, port)
                 try:
-                    writer.write(
-                        f"GET /health HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode()
-                    )
+                    writer.write(request.encode())
                     status = await reader.readline()
                 finally:
                     writer.close()

@@ -18,6 +18,7 @@ from typing import NoReturn, Protocol
 
 from uws_server import logs
 from uws_server.config import load
+from uws_server.listening import bracketed
 
 
 class Arbiter(Protocol):
@@ -27,11 +28,10 @@ class Arbiter(Protocol):
 
 
 _settings = load()
-_host = f"[{_settings.web.host}]" if ":" in _settings.web.host else _settings.web.host
 _PR_SET_PDEATHSIG = 1
 
 wsgi_app = "uws_server.web.entry:app"
-bind = [f"{_host}:{_settings.web.port}", *_settings.operator.addresses]
+bind = [f"{bracketed(_settings.web.host)}:{_settings.web.port}", *_settings.operator.addresses]
 backlog = 4096
 workers = _settings.web.workers
 worker_class = "uws_server.web.worker.Worker"
