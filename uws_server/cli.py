@@ -410,10 +410,14 @@ def _listening(settings: Settings, checks: Mapping[str, Check]) -> Iterator[None
     if not settings.operator.port:
         yield
         return
+    from uws_server.listening import CannotListen
     from uws_server.operator_port import listening
 
-    with listening(settings, checks):
-        yield
+    try:
+        with listening(settings, checks):
+            yield
+    except CannotListen as error:
+        _fail(str(error), 1)
 
 
 def _stopped_by_signal(wake: Callable[[], None]) -> threading.Event:

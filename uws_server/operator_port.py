@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET6
+from socket import socket
 
-from uws_server.config_file import BadConfig
+from uws_server.listening import listen
 from uws_server.metrics import CONTENT_TYPE, gathered, written
 from uws_server.readiness import Check, Readiness
 from uws_server.settings import Settings
+
+log = logging.getLogger(__name__)
 
 _REQUEST_SECONDS = 5.0
 
@@ -22,19 +25,13 @@ def listening(settings: Settings, checks: Mapping[str, Check]) -> Iterator[None]
 
     Without a port nothing listens, nor where another process tells for this one (`metrics.gathered`).
 
-    :raises BadConfig: the address cannot be had.
+    :raises CannotListen: the address cannot be had.
     """
     operator = settings.operator
     if not operator.port or gathered():
         yield
         return
-    try:
-        server = _Server((operator.host, operator.port), _handler(Readiness(checks)))
-    except OSError as error:
-        said = error.strerror or error
-        raise BadConfig(
-            f"cannot listen on operator.port {operator.port} of {operator.host}: {said}"
-        ) from error
+    server = _Server(listen(operator.host, operator.port, "operator.port"), _handler(Readiness(checks)))
     threading.Thread(target=server.serve_forever, name="operator", daemon=True).start()
     try:
         yield
@@ -46,10 +43,14 @@ def listening(settings: Settings, checks: Mapping[str, Check]) -> Iterator[None]
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        if ":" in address[0]:
-            self.address_family = AF_INET6
-        super().__init__(address, handler)
+    def __init__(self, listener: socket, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(listener.getsockname()[:2], handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """One log line instead of a bare traceback; the process and the other requests go on."""
+        log.warning("a request at the operator's port was not answered", exc_info=True)
 
 
 def _handler(readiness: Readiness) -> type[BaseHTTPRequestHandler]:

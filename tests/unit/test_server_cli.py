@@ -276,9 +276,9 @@ def test_who_signs_does_not_start_without_the_secret(
 
 
 @pytest.mark.covers("4:probes")
-@pytest.mark.parametrize(("words", "code"), [(("web", "--port", "0"), 1), (("reconcile",), 78)])
+@pytest.mark.parametrize("words", [("web", "--port", "0"), ("reconcile",)])
 def test_an_operators_port_that_is_taken_is_said_in_one_sentence(
-    tmp_path: Path, redis_servers: Callable[[str], str], words: tuple[str, ...], code: int
+    tmp_path: Path, redis_servers: Callable[[str], str], words: tuple[str, ...]
 ) -> None:
     file = tmp_path / "uws.yaml"
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -286,6 +286,5 @@ def test_an_operators_port_that_is_taken_is_said_in_one_sentence(
         redis_url = redis_servers("redis")
         file.write_text(f"data: {tmp_path}/data\nredis: {{url: '{redis_url}'}}\noperator: {{port: {port}}}\n")
         done = _uws_server(*words, "--config", str(file))
-    assert (done.returncode, done.stderr.count("\n")) == (code, 1)
-    assert "operator.port" in done.stderr
-    assert "Address already in use" in done.stderr
+    sentence = f"cannot listen on 127.0.0.1 port {port}: Address already in use; operator.port names another"
+    assert (done.returncode, done.stderr) == (1, f"uws-server: {sentence}\n")
