@@ -439,6 +439,16 @@ class Settings(_Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _the_operator_has_a_port_alone(self) -> Self:
+        # Web tells by the port where a request came in, and one port at two addresses can be had.
+        if self.operator.port and self.operator.port == self.web.port:
+            raise ValueError(
+                f"operator.port is {self.operator.port} and web.port too: what is there for the operator "
+                "would be there for everybody, and nothing else; let them differ"
+            )
+        return self
+
     def pods_url(self, site: Site) -> str:
         """Where the agents of a cluster's pods find the agent door, without its path."""
         said = site.kubernetes.agent_url or self.web.agent_url or self.web.base_url

@@ -151,6 +151,14 @@ def test_nobody_logs_in_on_loopback(host: str) -> None:
     assert load(environment={}, options={"web.host": host}).web.host == host
 
 
+@pytest.mark.covers("4:probes")
+def test_the_operator_has_a_port_alone() -> None:
+    said = _refusal(None, operator__port=9090, web__port=9090, web__host="127.0.0.2")
+    assert "operator.port is 9090 and web.port too" in said
+    assert load(environment={}, options={"operator.port": 9090, "web.port": 9091}).operator.port == 9090
+    assert load(environment={}, options={"web.port": 0}).operator.port == 0
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "archive.example"])
 def test_listening_elsewhere_needs_a_word(host: str) -> None:
     assert "auth.anonymous: anywhere" in _refusal(web__host=host)
