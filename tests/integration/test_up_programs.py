@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -126,6 +127,16 @@ def test_a_program_that_loses_its_leader_is_ended_whole() -> None:
         await _until(lambda: keeper.failures and not lives(grandchild))
 
     assert any("ended with signal SIGKILL" in line for _, line in _run(_program(code), check))
+
+
+def test_what_a_program_left_behind_is_listened_to_no_longer() -> None:
+    async def check(_programs: Programs, _keeper: Keeper, said: Lines) -> None:
+        await _until(lambda: said)
+
+    code = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    print(os.getpid())\ntime.sleep(600)"
+    ((_, pid),) = _run(_program(code), check)
+    os.kill(int(pid), signal.SIGKILL)
+    gc.collect()  # of a stream that nobody closed this would be told, and so fail
 
 
 @pytest.mark.covers("3:up-comes-back")

@@ -58,6 +58,7 @@ class Keeper:
         self.exit_code: int | None = None
         self._report = report
         self._process: subprocess.Popen[bytes] | None = None
+        self._said: dict[IO[bytes], bytearray] = {}  # what is listened to → the beginning of a line
         self._ended = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -144,9 +145,22 @@ class Keeper:
         stream = self._process.stdout
         if stream is not None:
             os.set_blocking(stream.fileno(), False)
-            asyncio.get_running_loop().add_reader(stream, self._read, stream, bytearray())
+            self._said[stream] = bytearray()
+            asyncio.get_running_loop().add_reader(stream, self._read, stream)
 
-    def _read(self, stream: IO[bytes], rest: bytearray) -> None:
+    def leave(self) -> None:
+        """Listen no longer: report what was said by now, whoever still might say more."""
+        for stream in list(self._said):
+            self._read(stream)
+            self._close(stream)
+
+    def _close(self, stream: IO[bytes]) -> None:
+        if self._said.pop(stream, None) is not None:
+            asyncio.get_running_loop().remove_reader(stream)
+            stream.close()
+
+    def _read(self, stream: IO[bytes]) -> None:
+        rest = self._said[stream]
         try:
             content = os.read(stream.fileno(), _READ)
         except BlockingIOError:
@@ -163,8 +177,7 @@ class Keeper:
                 if not self.program.quiet:
                     self._report(self.program.name, text)
         if not content:
-            asyncio.get_running_loop().remove_reader(stream)
-            stream.close()
+            self._close(stream)
 
     def _tell(self, text: str) -> None:
         if self.program.quiet:
@@ -204,7 +217,11 @@ class Programs:
 
     async def finish(self) -> None:
         """After `stop` or `kill` of all: wait until every process is reaped. Raises what a keeper raised."""
-        await asyncio.gather(*self._tasks)
+        try:
+            await asyncio.gather(*self._tasks)
+        finally:
+            for keeper in self.keepers:
+                keeper.leave()
 
     def _reap(self) -> None:
         for keeper in self.keepers:
