@@ -227,7 +227,7 @@ class Watcher:
         now = self._store.now()
         patience = int(self._runner.overrun_seconds * 1000)
         due = self._store.due(Due.DEADLINE, now - patience, limit=1000) if running else []
-        for job_id in due:
+        for job_id in {job_id for job_id, _ in running}.intersection(due):
             job = self._store.get(job_id)
             if job is not None and (job_id, job.attempt) in running:
                 self._changes.apply(job_id, TimedOut(job.attempt, now), lease)
@@ -256,8 +256,9 @@ class Watcher:
             return True
         if unwanted:
             # Aborted while it waited for its lapsed claim to be taken again, and started all the same.
+            # Asked again when there is news of it, and with everything else after a while.
             self._runner.stop(seen.job_id, seen.attempt)
-        return not (over or unwanted or seen.state is State.UNSTARTED)
+        return not (over or seen.state is State.UNSTARTED)
 
     def _events(self, seen: Observation) -> Iterator[Event]:
         number = seen.attempt

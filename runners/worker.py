@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from math import inf
 
 from job_templates.catalog import Catalog
 from job_templates.render import render
 from runners.base import Busy, NotYet, Runner, Unrunnable
 from uws_server.domain.errors import Refused
-from uws_server.domain.events import Launched, Postponed, Reasoned, Unstartable
+from uws_server.domain.events import Deferred, Launched, Postponed, Reasoned, Unstartable
 from uws_server.domain.job import ErrorSummary, Job, Workload
 from uws_server.service.changes import Changes
 from uws_server.service.door import agent_token
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _LONGEST = 20.0
 _TRIES = 5
+_STOP_AGAIN = 10.0  # s
+_DEFERRED = 10  # each costs its registry's patience at most, and a claim and a change in Redis
 
 
 class _ClaimLost(Exception):
@@ -46,6 +50,7 @@ class Worker:
         runner: Runner,
         agent_url: str,
         secret: bytes,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._site = site
         self._capacity = capacity
@@ -56,24 +61,37 @@ class Worker:
         self._runner = runner
         self._agent_url = agent_url
         self._secret = secret
+        self._monotonic = monotonic
+        self._stopped: dict[str, float] = {}  # jobs that are being ended → when the site was asked
 
     def start_waiting(self) -> None:
         """Claim and start jobs until none is left that fits, or the site takes no more.
 
-        It also returns after `_LONGEST` seconds, as RQ breaks off what takes too long; the reconciler
-        wakes a worker again for as long as anything waits.
+        It also returns after `_LONGEST` seconds, as RQ breaks off what takes too long, and after a few
+        jobs that the site cannot start yet, lest it turn in circles; the reconciler wakes a worker again
+        for as long as anything waits.
         """
         until = time.monotonic() + _LONGEST
-        while time.monotonic() < until:
+        deferred = 0
+        while time.monotonic() < until and deferred < _DEFERRED:
             job_id = self._store.claim(self._site, self._capacity, self._claim_seconds)
             if job_id is None:
                 return
             job = self._store.get(job_id)
-            if job is not None and job.workload is Workload.CLAIMED and not self._start(job):
-                return
+            if job is None or job.workload is not Workload.CLAIMED:
+                continue
+            try:
+                if not self._start(job):
+                    return
+            except NotYet as error:
+                self._changes.apply(job.id, Deferred(job.attempt, str(error)))
+                deferred += 1
 
     def _start(self, job: Job) -> bool:
-        """Whether the site may take more."""
+        """Whether the site may take more.
+
+        :raises NotYet: not this one just now.
+        """
         try:
             spec = render(self._catalog.get(job.service), job)
         except Refused as error:
@@ -86,10 +104,8 @@ class Worker:
             return True
         except Unrunnable as error:
             return self._fail(job, str(error))
-        except NotYet as error:
-            # It keeps its claim, and is tried again when that has lapsed: nobody waits behind it.
-            self._changes.apply(job.id, Reasoned(job.attempt, str(error)))
-            return True
+        except NotYet:
+            raise
         except Busy as busy:
             self._changes.apply(job.id, Postponed(job.attempt, str(busy)))
             return False
@@ -120,12 +136,20 @@ class Worker:
             raise _ClaimLost
 
     def stop_due(self) -> None:
-        """Ask the site to end every attempt that is to end; the watcher sees to it that it has."""
-        for job_id in self._store.due(Due.STOP, self._store.now(), self._site, limit=1000):
-            job = self._store.get(job_id)
+        """Ask the site to end every attempt that is to end; the watcher sees to it that it has.
+
+        An end takes its time: who was asked is asked again only after a while, in case it was not heard.
+        """
+        due = self._store.due(Due.STOP, self._store.now(), self._site, limit=1000)
+        now = self._monotonic()
+        asked = {job_id: at for job_id in due if now - (at := self._stopped.get(job_id, -inf)) < _STOP_AGAIN}
+        self._stopped = asked
+        for job_id in due:
+            job = None if job_id in asked else self._store.get(job_id)
             if job is not None and job.workload is Workload.STOPPING:
                 try:
                     self._runner.stop(job.id, job.attempt)
+                    self._stopped[job_id] = now
                 except Exception:
                     log.exception(
                         "job %s attempt %d could not be stopped; it is tried again", job.id, job.attempt

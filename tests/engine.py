@@ -72,6 +72,7 @@ class Engine:
             runner=self.runner,
             agent_url="http://127.0.0.1/agent/v1",
             secret=SECRET,
+            monotonic=lambda: self.now / 1000,
         )
         self.watcher = self.another_watcher("watcher a")
         self.reconciler = Reconciler(

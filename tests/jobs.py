@@ -65,6 +65,7 @@ findings = st.one_of(
     st.builds(events.ClaimLapsed, _attempts),
     st.builds(events.Unstartable, _attempts, _errors),
     st.builds(events.Postponed, _attempts, _texts),
+    st.builds(events.Deferred, _attempts, _texts),
     st.builds(events.Launched, _attempts),
     st.builds(events.Reasoned, _attempts, _texts),
     st.builds(events.Pulled, _attempts, _texts),

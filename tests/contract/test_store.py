@@ -20,6 +20,7 @@ from uws_server.domain.events import (
     AbortRequested,
     AttemptLost,
     ClaimLapsed,
+    Deferred,
     DeleteRequested,
     DestructionDue,
     Event,
@@ -219,6 +220,20 @@ def test_owners_take_turns(store: JobStore) -> None:
     while claimed := store.claim("local", ROOM, 60):
         taken.append(claimed)
     assert taken == ["a0", "b", "a1", "a2"]
+
+
+def test_who_is_put_off_lets_the_others_of_its_owner_go_first(store: JobStore) -> None:
+    for number in range(3):
+        put(store, id=str(number))
+        apply(store, str(number), RUN)
+    assert store.claim("local", ROOM, 60) == "0"
+    job = store.get("0")
+    assert job is not None
+    assert store.change(job, advance(job, Deferred(1, "its registry is away"), NOW + 1000))
+    assert [store.claim("local", ROOM, 60) for _ in range(4)] == ["1", "2", "0", None]
+    again = store.get("0")
+    assert again is not None
+    assert (again.attempt, again.reason) == (1, "its registry is away")
 
 
 def test_leaving_the_line_and_coming_back_is_no_way_to_the_front(store: JobStore) -> None:

@@ -18,7 +18,7 @@ from uws_server.domain.runspec import RunSpec
 from uws_server.service.reconcile import LINKS_LIVE
 from uws_server.service.uploads import Content
 from uws_server.storage.base import NotStored
-from uws_server.store.base import Due, FencedOff, Lease, StoreUnavailable
+from uws_server.store.base import Capacity, Due, FencedOff, Lease, StoreUnavailable
 from uws_server.store.memory import MemoryStore
 
 FAILED = Outcome(Cause.FAILED, "Cell 4 of the notebook raised KeyError: 'flux'", "Traceback …", 1)
@@ -126,6 +126,7 @@ def test_a_deaf_workload_holds_its_slot_until_it_is_gone(engine: Engine) -> None
     assert engine.job(job_id).workload is Workload.STOPPING
     assert engine.store.due(Due.STOP, engine.now, "local") == [job_id]
     engine.runner.deaf = False
+    engine.now += 10_000
     engine.reconcile()  # says again what was not heard
     engine.work()
     engine.look()
@@ -256,13 +257,14 @@ def test_a_job_that_waits_for_what_only_it_needs_holds_up_no_other(
         start(spec, *rest)
 
     monkeypatch.setattr(engine.runner, "start", picky)
+    monkeypatch.setattr(engine.worker, "_capacity", Capacity(1, 10**6, 10**12))
+    engine.now += 1000
     engine.work()
     assert engine.job(second.id).workload is Workload.ACTIVE
     waiting = engine.job(first.id)
     assert (waiting.phase, waiting.reason) == (Phase.QUEUED, "its registry does not answer")
+    assert waiting.workload is Workload.WAITING  # and no room is kept for it
     monkeypatch.undo()
-    engine.now += 60_000
-    engine.reconcile()
     engine.reconcile()
     engine.work()
     assert (engine.job(first.id).workload, engine.job(first.id).attempt) == (Workload.ACTIVE, 1)
@@ -282,6 +284,24 @@ def test_a_site_that_breaks_leaves_the_claim_to_lapse(
     engine.reconcile()
     engine.work()
     assert (engine.job(job.id).workload, engine.job(job.id).attempt) == (Workload.ACTIVE, 1)
+
+
+def test_a_site_that_was_asked_to_stop_a_job_is_asked_again_only_after_a_while(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = started(engine)
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(engine.runner, "stop", lambda *attempt: asked.append(attempt))
+    engine.jobs.abort(NOBODY, "script", job_id)
+    for _ in range(9):
+        engine.reconcile()
+        engine.work()
+        engine.now += 1000
+    assert asked == [(job_id, 1)]
+    engine.now += 1000
+    engine.reconcile()
+    engine.work()
+    assert asked == 2 * [(job_id, 1)]
 
 
 @pytest.mark.covers("UWS-16", "UWS-69", "3:destruction")

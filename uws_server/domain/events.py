@@ -197,6 +197,20 @@ class Postponed:
 
 
 @dataclass(frozen=True, slots=True)
+class Deferred:
+    """The site takes others, but not this attempt just now."""
+
+    attempt: int
+    reason: str
+
+    def after(self, job: Job, now: Instant) -> Job:
+        """At the end of the line, with the reason: what it waits for may take longer than the others do."""
+        if not _current(job, self.attempt) or job.workload is not Workload.CLAIMED:
+            return job
+        return _next(job, workload=Workload.WAITING, reason=self.reason, deferred=now)
+
+
+@dataclass(frozen=True, slots=True)
 class Launched:
     """The site has taken the attempt."""
 

@@ -98,6 +98,7 @@ class Job:
     destruction: Instant | None = None
     quote: Instant | None = None
     queued: Instant | None = None
+    deferred: Instant | None = None  # when it went to the end of its line, others of its owner first
     started: Instant | None = None  # the user's code, in the first attempt
     attempt_started: Instant | None = None  # the user's code, in the current attempt
     ended: Instant | None = None
@@ -121,6 +122,11 @@ class Job:
     def finalising(self) -> bool:
         """Whether results may still appear although the phase is final: the site may still store some."""
         return self.phase.final and self.workload is not Workload.NONE
+
+    @property
+    def in_line_since(self) -> Instant:
+        """What its place in its owner's waiting line goes by."""
+        return self.deferred or self.queued or self.created
 
     @property
     def touched(self) -> bool:

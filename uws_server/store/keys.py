@@ -3,7 +3,7 @@
     j:{id} s:{id} o:{id}         hash, parameters and outcome of a job (see `records`)
     n:{id}                       what the running attempt has stored, by digests of names; where it began
     l:{service}:{owner}:{phase}  ids by creation: what lists are made of
-    w:{site}:{owner}             a waiting line: ids by when they were queued
+    w:{site}:{owner}             a waiting line: ids by when they were queued, or put off
     e:{site}                     owners with a waiting line, by the turn they last had
     t:{site} turn:{site}         the last turn of every owner, and the counter of turns
     u:{site}                     use of the site: attempts, cpu, memory

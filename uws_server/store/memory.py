@@ -180,7 +180,7 @@ class MemoryStore:
             for job in self._jobs.values():
                 if job.site == site and job.workload is Workload.WAITING:
                     head = heads.setdefault(job.owner, job)
-                    if (job.queued, job.id) < (head.queued, head.id):
+                    if (job.in_line_since, job.id) < (head.in_line_since, head.id):
                         heads[job.owner] = job
             for owner in sorted(
                 heads, key=lambda owner: (self._served.get((site, owner), 1), quote(owner, safe=""))
@@ -280,7 +280,7 @@ class MemoryStore:
         with self._guard:
             here = [job for job in self._jobs.values() if job.site == site]
         waiting = [job for job in here if job.workload is Workload.WAITING]
-        oldest = min((job.queued or job.created for job in waiting), default=None)
+        oldest = min((job.in_line_since for job in waiting), default=None)
         return Load(
             jobs=len(waiting),
             owners=len({job.owner for job in waiting}),

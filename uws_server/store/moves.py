@@ -90,8 +90,7 @@ def _leaving(workload: Workload, job: Job) -> Iterator[Command]:
 
 def _entering(workload: Workload, job: Job) -> Iterator[Command]:
     if job.workload is Workload.WAITING:
-        since = job.queued or job.created
-        yield "ZADD", _line(job), since, job.id
+        yield "ZADD", _line(job), job.in_line_since, job.id
         yield "ZADD", keys.owners(job.site), "NX", 0, keys.member(job.owner)
     elif job.workload is Workload.STOPPING:
         yield "ZADD", keys.due(Due.STOP, job.site), job.ended or job.created, job.id

@@ -34,6 +34,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "destruction": ("x", int),
     "quote": ("q", int),
     "queued": ("u", int),
+    "deferred": ("h", int),
     "started": ("b", int),
     "attempt_started": ("f", int),
     "ended": ("e", int),
