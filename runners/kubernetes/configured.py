@@ -8,7 +8,7 @@ from typing import Any
 
 from kubernetes.config import ConfigException
 
-from runners.base import Busy, Unreachable
+from runners.base import Busy, NotYet, Unreachable
 from runners.kubernetes.cluster import ApiRefusal, Cluster
 from runners.kubernetes.logins import Login, login
 from runners.kubernetes.manifest import PodSettings
@@ -86,7 +86,8 @@ def open_runner(settings: Settings, name: str) -> KubernetesRunner:
 def _login(cluster: Cluster, namespace: str, secret: str, image: Reference) -> Login | None:
     """Who pulls an image: the pods' pull secret is read when a registry wants to know, and not kept.
 
-    :raises Busy: it cannot be read, which an operator has to mend.
+    :raises NotYet: it cannot be read, which an operator has to mend: what needs no login can be started.
+    :raises Busy: the API server does not answer.
     """
     if not secret:
         return None
@@ -96,9 +97,11 @@ def _login(cluster: Cluster, namespace: str, secret: str, image: Reference) -> L
     except ApiRefusal as error:
         if error.status == _NOT_FOUND:  # nor do pods mind
             return None
-        raise Busy(f"the pull secret {secret} cannot be read: {error}") from error
-    except (Unreachable, ValueError) as error:
-        raise Busy(f"the pull secret {secret} cannot be read: {error}") from error
+        raise NotYet(f"the pull secret {secret} cannot be read: {error}") from error
+    except ValueError as error:
+        raise NotYet(f"the pull secret {secret} cannot be read: {error}") from error
+    except Unreachable as error:
+        raise Busy(str(error)) from error
 
 
 def _patience(seconds: float) -> tuple[Mapping[str, Any], ...]:

@@ -80,7 +80,8 @@ class _Asking:
 class Images:
     """The images of the registries that a site may ask, for one platform.
 
-    ``login`` gives who pulls an image; it is called when a registry wants to know.
+    ``login`` gives who pulls an image; it is called when a registry wants to know, and may raise as
+    `ask` does.
     """
 
     registries: Mapping[str, Registry] = field(default_factory=dict)

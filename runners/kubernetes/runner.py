@@ -58,7 +58,8 @@ class KubernetesRunner:
         """Create the attempt's Job, unless it is there.
 
         :raises Busy: the API server takes none just now, or does not say, or a quota is reached.
-        :raises NotYet: the image's registry, which must be asked, does not say; or a former Job goes.
+        :raises NotYet: the image's registry, which must be asked, does not say, or wants a login that cannot
+            be read from the pull secret; or a former Job goes.
         :raises Unrunnable: it never will take this one.
         """
         try:

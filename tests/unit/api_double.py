@@ -20,7 +20,8 @@ class ApiDouble:
     """Objects of three kinds with one version for all, as etcd has it; lists of pages, watches of news.
 
     ``before`` is called with the kind and "list", "page" or "watch" of each request; what it returns is sent
-    instead, as (status, document), and None lets the request pass.
+    instead, as (status, document), and None lets the request pass. ``take`` answers what is no GET, which is
+    noted in ``written``.
     """
 
     def __init__(self) -> None:
@@ -33,6 +34,8 @@ class ApiDouble:
         self.silent = False
         self.before: Callable[[str, str], tuple[int, Document] | None] = lambda _kind, _what: None
         self.requests: list[tuple[str, str]] = []
+        self.take: Callable[[str, Document], tuple[int, Document]] = lambda _method, document: (201, document)
+        self.written: list[tuple[str, Document]] = []
         self.cut = 0
         self.ending = False
 
@@ -108,6 +111,12 @@ class ApiDouble:
         else:
             self._send(to, 200, self._page(kind, query.get("continue", "")))
 
+    def accept(self, to: BaseHTTPRequestHandler) -> None:
+        """Answer one request that is no GET."""
+        document = json.loads(to.rfile.read(int(to.headers["Content-Length"])))
+        self.written.append((to.command, document))
+        self._send(to, *self.take(to.command, document))
+
     def _page(self, kind: str, token: str) -> Document:
         with self.news:
             state, start = json.loads(token) if token else (self._state(kind), 0)
@@ -181,6 +190,12 @@ def serving(directory: Path) -> Iterator[tuple[ApiDouble, Path]]:
                 double.answer(self)
             except OSError:
                 self.close_connection = True  # who asked has gone
+
+        def do_POST(self) -> None:
+            double.accept(self)
+
+        def do_PATCH(self) -> None:
+            double.accept(self)
 
         def log_message(self, *_: object) -> None:
             pass
