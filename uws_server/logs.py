@@ -10,6 +10,7 @@ import json
 import logging
 import logging.config
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import TracebackType
@@ -71,8 +72,15 @@ def dictionary(form: Format, level: str) -> dict[str, Any]:
 def configure(form: Format, level: str) -> None:
     """Let this process log that way, to standard error, errors included that nobody catches."""
     logging.config.dictConfig(dictionary(form, level))
+    catch(form)
+
+
+def catch(form: Format) -> None:
+    """Have errors that nobody catches written as log lines too, where those are JSON."""
     if form == "json":
         sys.excepthook = _uncaught
+        threading.excepthook = _uncaught_in_thread
+        sys.unraisablehook = _unraisable
 
 
 def say(sentence: str) -> None:
@@ -85,3 +93,15 @@ def say(sentence: str) -> None:
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     logging.getLogger("uws_server").critical("the process ends by an error", exc_info=(kind, error, trace))
+
+
+def _uncaught_in_thread(what: threading.ExceptHookArgs) -> None:
+    if what.exc_type is not SystemExit:  # which ends a thread quietly
+        name = what.thread.name if what.thread else "?"
+        logging.getLogger("uws_server").error(
+            "thread %s ends by an error", name, exc_info=what.exc_value or what.exc_type()
+        )
+
+
+def _unraisable(what: sys.UnraisableHookArgs) -> None:
+    logging.getLogger("uws_server").error("an error that nobody can catch", exc_info=what.exc_value)

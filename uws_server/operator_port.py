@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,8 +50,10 @@ class _Server(ThreadingHTTPServer):
         self.socket = listener
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """One log line instead of a bare traceback; the process and the other requests go on."""
-        log.warning("a request at the operator's port was not answered", exc_info=True)
+        """A log line, not a bare traceback. A client that has gone is no news."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            log.error("a request at the operator's port was not answered", exc_info=error)
 
 
 def _handler(readiness: Readiness) -> type[BaseHTTPRequestHandler]:

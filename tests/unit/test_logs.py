@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 SAYS = """
 import logging
+import threading
 from uws_server import logs
 logs.configure("json", "info")
 log = logging.getLogger("uws_server.watcher")
@@ -29,6 +31,15 @@ try:
     1 / 0
 except ZeroDivisionError:
     log.exception("job %s attempt %d cannot be stopped", "0ghi", 1)
+def broken():
+    raise KeyError("in a thread")
+thread = threading.Thread(target=broken, name="forget")
+thread.start()
+thread.join()
+class Odd:
+    def __del__(self):
+        raise OSError("at its end")
+del (odd := [Odd()])[0]
 raise ValueError("two\\nlines")
 """
 
@@ -42,12 +53,44 @@ def test_a_line_says_of_which_job_and_attempt_it_is_whatever_happens() -> None:
         ("warning", "job 0def: odd", "0def", None),
         ("warning", "no job at all, 100 %", None, None),
         ("error", "job 0ghi attempt 1 cannot be stopped", "0ghi", 1),
+        ("error", "thread forget ends by an error", None, None),
+        ("error", "an error that nobody can catch", None, None),
         ("critical", "the process ends by an error", None, None),
     ]
     assert lines[0]["site"] == "here"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", lines[0]["time"])
     assert "ZeroDivisionError" in lines[3]["error"]
-    assert "two\nlines" in lines[4]["error"]
+    assert "in a thread" in lines[4]["error"]
+    assert "at its end" in lines[5]["error"]
+    assert "two\nlines" in lines[6]["error"]
+
+
+OPERATOR = """
+import sys
+import urllib.request
+from uws_server import logs, operator_port
+from uws_server.config import load
+logs.configure("json", "info")
+port = int(sys.argv[1])
+settings = load(environment={}, options={"operator.port": port})
+operator_port.written = lambda: "no bytes at all" + 1
+with operator_port.listening(settings, {}):
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)
+    except OSError as error:
+        print(error)
+"""
+
+
+def test_a_request_of_the_operator_that_fails_is_a_line_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", OPERATOR, str(port)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    (line,) = [json.loads(line) for line in done.stderr.splitlines()]
+    assert line["message"] == "a request at the operator's port was not answered"
+    assert "TypeError" in line["error"]
+    assert done.stdout
 
 
 def test_a_sentence_at_the_start_is_a_line_like_all_others(

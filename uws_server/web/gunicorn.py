@@ -50,6 +50,7 @@ accesslog = None
 logger_class = "uws_server.web.worker.QuietLog"
 errorlog = "-"
 logconfig_dict = logs.dictionary(_settings.log.format, _settings.log.level)
+logs.catch(_settings.log.format)
 
 
 _numbers: str | None = None
