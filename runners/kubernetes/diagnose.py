@@ -27,7 +27,11 @@ _ABOUT_PULLS = re.compile(
 )
 _INVALID = " is invalid: "
 _OF_POD = re.compile('^Error creating: pods? "[^"]*" is forbidden: ')
-_OF_DISK = re.compile("ephemeral|emptydir", re.IGNORECASE)
+# The kubelet's words for a pod beyond its own limit; a node that others filled is "low on resource".
+_OF_DISK = re.compile(
+    "Usage of EmptyDir volume|Container .* exceeded its local ephemeral storage limit"
+    "|Pod ephemeral local storage usage exceeds"
+)
 _NO_START = frozenset({"StartError", "ContainerCannotRun"})
 
 
@@ -174,7 +178,7 @@ def _outcome(job: Job, pod: Pod, word: AgentsWord) -> Outcome:
     main, agent = pod.main, pod.agent
     if main.reason == "OOMKilled":
         return _of_code(job, main, word, out_of_memory=True)
-    if pod.reason == "Evicted" and _OF_DISK.search(pod.message):
+    if pod.reason == "Evicted" and _OF_DISK.match(pod.message):
         words = "wrote more to its disk than it asked for"
         return _of_code(job, main, word, disk_full=words)
     if job.stopping:

@@ -1,7 +1,8 @@
 """What a cluster says of an attempt → what became of it, held against what a real cluster said.
 
 Each file of `tests/golden/pods`, made by `tests/kubernetes/record.py`, has the Jobs, pods and refusals of one
-attempt as they were sent; what follows from each stands in `seen.json`, which `UPDATE_GOLDEN=1` writes anew.
+attempt as they were sent; `node-low-on-disk` is `disk` with the kubelet's words for a node that others filled.
+What follows from each stands in `seen.json`, which `UPDATE_GOLDEN=1` writes anew.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ CAUSES = {
     "exit": (Cause.FAILED, False),
     "memory": (Cause.OUT_OF_MEMORY, False),
     "memory-of-a-child": (Cause.OUT_OF_MEMORY, False),
+    "node-low-on-disk": (Cause.LOST, True),
     "no-input": (Cause.STAGE_IN, False),
     "no-program": (Cause.FAILED, False),
     "pod-deleted": (Cause.LOST, True),
@@ -115,6 +117,27 @@ POD = Pod("p", "2026", "Running", "", "", "node1", False, "", "", RUNNING, RUNNI
 def ended(agent: Container, main: Container, **changes: Any) -> Observation:
     """What becomes of an attempt whose pod has ended so."""
     return diagnose(JOB, [replace(POD, phase="Succeeded", agent=agent, main=main, **changes)])
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        ('Usage of EmptyDir volume "work" exceeds the limit "16777216". ', Cause.OUT_OF_DISK),
+        ('Container main exceeded its local ephemeral storage limit "16777216". ', Cause.OUT_OF_DISK),
+        (
+            "Pod ephemeral local storage usage exceeds the total limit of containers 16777216. ",
+            Cause.OUT_OF_DISK,
+        ),
+        ("The node was low on resource: ephemeral-storage. ", Cause.LOST),
+        ("The node was low on resource: memory. ", Cause.LOST),
+    ],
+)
+def test_an_eviction_is_the_jobs_fault_only_where_it_went_beyond_its_own_limit(
+    message: str, cause: Cause
+) -> None:
+    outcome = ended(RUNNING, RUNNING, reason="Evicted", message=message).outcome
+    assert outcome is not None
+    assert outcome.cause is cause
 
 
 def test_an_agent_that_needs_more_memory_than_it_has_will_do_so_again() -> None:
