@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -130,3 +131,43 @@ def test_nothing_is_forgotten_twice_at_once() -> None:
         asked.ask(("a", 1))
         under_way.wait()
     assert calls == ["a"]
+
+
+def test_what_fails_again_and_again_is_tried_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgetting, "_PAUSE", 0.02)
+    monkeypatch.setattr(forgetting, "_LONGEST_PAUSE", 0.1)
+    tries: list[float] = []
+
+    def forget(*_: object) -> None:
+        tries.append(time.monotonic())
+        raise OSError("never")
+
+    asked = Forgetting(Site(forget))
+    with asked.going_on():
+        asked.ask(("a", 1))
+        until(lambda: len(tries) == 7, "seven tries")
+    between = [later - earlier for earlier, later in pairwise(tries)]
+    assert all(pause >= least for pause, least in zip(between, (0.02, 0.04, 0.08, 0.1, 0.1), strict=False))
+
+
+def test_a_site_that_hangs_holds_up_the_end_for_one_while_not_for_one_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forgetting, "_LAST", 1.0)
+    begun: list[str] = []
+    let = threading.Event()
+
+    def forget(job_id: str, attempt: int) -> None:
+        begun.append(job_id)
+        assert let.wait(SECONDS)
+
+    asked = Forgetting(Site(forget))
+    try:
+        with asked.going_on():
+            for number in range(4):
+                asked.ask((f"{number}", 1))
+            until(lambda: len(begun) == 4, "all at once")
+            end = time.monotonic()
+        assert 0.9 < time.monotonic() - end < 3
+    finally:
+        let.set()
