@@ -10,9 +10,12 @@ lets anything start, and the first pod to ask is the only one that ever may.
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 from collections.abc import Callable, Iterable
 
+from runners import ending
 from runners.base import Busy, NotYet, Observation, State, Unreachable, Unrunnable, no_doubt
 from runners.kubernetes import manifest, seen
 from runners.kubernetes.cluster import ApiRefusal, Cluster, Document
@@ -22,8 +25,14 @@ from runners.kubernetes.reference import Image
 from runners.kubernetes.registry import Images
 from uws_server.domain.runspec import RunSpec
 
-_CONFLICT, _NOT_FOUND = 409, 404
+_FORBIDDEN, _NOT_FOUND, _CONFLICT, _TOO_MANY = 403, 404, 409, 429
 _INVALID = (400, 413, 422)
+_LARGEST = 1024**2  # bytes of JSON; etcd takes 1.5 MiB, and the cluster adds to it
+# A webhook's or a policy's word on one Job; what the server itself says of the site's rights, room and being.
+_DENIED = re.compile('admission webhook "[^"]*" denied the request|.* denied request: ', re.DOTALL)
+_OF_SITE = re.compile(
+    '[^ ]+( "[^"]*")? is forbidden: (exceeded quota: |User "[^"]*" cannot |unable to create new content in )'
+)
 _TRIES = 3
 _RELABELLED = (
     "The cluster changes the labels of Jobs, by which they are followed: "
@@ -57,15 +66,17 @@ class KubernetesRunner:
     ) -> None:
         """Create the attempt's Job, unless it is there.
 
-        :raises Busy: the API server takes none just now, or does not say, or a quota is reached.
+        :raises Busy: the API server takes none just now, or does not say; a quota is reached; rights are missing.
         :raises NotYet: the image's registry, which must be asked, does not say, or wants a login that cannot
             be read from the pull secret; or a former Job goes.
-        :raises Unrunnable: it never will take this one.
+        :raises Unrunnable: it never will take this one, or a webhook or policy of the cluster denies it.
         """
         try:
             document = manifest.job(spec, self._settings, agent_url, token, self._image(spec))
         except ValueError as error:
             raise Unrunnable(str(error)) from error
+        if len(json.dumps(document, ensure_ascii=False).encode(errors="surrogatepass")) > _LARGEST:
+            raise Unrunnable("The job's command and environment are too long.")
         confirm()
         try:
             self._create(spec, document)
@@ -85,10 +96,8 @@ class KubernetesRunner:
         except ApiRefusal as error:
             if error.status == _CONFLICT and error.reason == "AlreadyExists":
                 self._adopt(spec)
-            elif error.status in _INVALID:
-                raise Unrunnable(f"the cluster does not take the job: {error}") from error
-            else:  # 403 is a quota, as it is for rights that an operator may still give; 409, 429, 5xx pass
-                raise Busy(f"the cluster takes no job just now: {error}") from error
+            else:
+                raise _of_refusal(error) from error
         else:
             if not self._followed(made, spec):
                 self.stop(spec.job_id, spec.attempt)
@@ -235,3 +244,17 @@ class KubernetesRunner:
 
     def _path(self, job_id: str, attempt: int) -> str:
         return f"{self._jobs}/{manifest.name(job_id, attempt)}"
+
+
+def _of_refusal(error: ApiRefusal) -> Exception:
+    """What the API server's no to a new Job says: of this job alone, or of the site."""
+    words = ending.clean(str(error))
+    if _DENIED.match(str(error)):
+        if error.status == _TOO_MANY or error.status >= 500:  # whoever denies it so is to be asked again
+            return NotYet(f"the cluster does not take the job just now: {words}")
+        return Unrunnable(f"the cluster does not take the job: {words}")
+    of_job = error.status == _FORBIDDEN and not _OF_SITE.match(str(error))
+    if of_job or error.status in _INVALID:
+        return Unrunnable(f"the cluster does not take the job: {words}")
+    # 401 and 404 are of the site's account and namespace; 409, 429, 5xx pass.
+    return Busy(f"the cluster takes no job just now: {words}")

@@ -1,7 +1,7 @@
 """What a cluster says of an attempt → what became of it, held against what a real cluster said.
 
 Each file of `tests/golden/pods`, made by `tests/kubernetes/record.py`, has the Jobs, pods and refusals of one
-attempt as they were sent; `node-low-on-disk` is `disk` with the kubelet's words for a node that others filled.
+attempt as they were sent; `node-low-on-disk` is `disk` with the words for a node that others filled.
 What follows from each stands in `seen.json`, which `UPDATE_GOLDEN=1` writes anew.
 """
 

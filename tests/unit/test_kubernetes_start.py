@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runners.base import Busy, NotYet
+from runners.base import Busy, NotYet, Unrunnable
 from runners.kubernetes.configured import open_runner
 from runners.kubernetes.logins import KEY
 from runners.kubernetes.runner import KubernetesRunner
@@ -95,3 +95,57 @@ def test_an_api_server_that_does_not_show_the_pull_secret_takes_no_job(tmp_path:
                 command=(),
             )
     assert not isinstance(said.value, NotYet)
+
+
+# ---- what the API server says of a new Job -----------------------------------------------------------
+
+JOB = 'jobs.batch "uws-1-1" is forbidden: '
+WEBHOOK = 'admission webhook "images.example" denied the request: '
+POLICY = f"{JOB}ValidatingAdmissionPolicy 'images' with binding 'all' denied request: "
+ACCOUNT = 'jobs.batch is forbidden: User "system:serviceaccount:uws:uws-start" cannot create resource "jobs"'
+
+
+@pytest.mark.covers("4:fault-webhook")
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        (403, f"{WEBHOOK}the image is not signed", Unrunnable),
+        (400, f"{WEBHOOK}the image is not signed", Unrunnable),
+        (409, f"{WEBHOOK}the image is not signed", Unrunnable),
+        (403, f"{WEBHOOK}{JOB}exceeded quota: of ours", Unrunnable),
+        (403, f"{POLICY}the image is not signed", Unrunnable),
+        (401, f"{POLICY}the image is not signed", Unrunnable),
+        (403, f"{JOB}no such priority", Unrunnable),
+        (422, 'Job.batch "uws-1-1" is invalid: spec: Required value', Unrunnable),
+        (413, "the request is too large", Unrunnable),
+        (500, f"{WEBHOOK}our database is away", NotYet),
+        (429, f"{WEBHOOK}too many", NotYet),
+        (403, f"{JOB}exceeded quota: q, requested: count/jobs.batch=1, used: 2, limited: 2", Busy),
+        (403, f'{ACCOUNT} in API group "batch" in the namespace "uws-jobs"', Busy),
+        (403, f"{JOB}unable to create new content in namespace x because it is being terminated", Busy),
+        (401, "Unauthorized", Busy),
+        (404, 'namespaces "uws-jobs" not found', Busy),
+        (409, "the object has been modified", Busy),
+        (429, "too many requests", Busy),
+        (500, 'failed calling webhook "images.example": context deadline exceeded', Busy),
+        (503, "the server is currently unable to handle the request", Busy),
+    ],
+)
+def test_a_no_is_of_the_job_or_of_the_site(
+    api: ApiDouble, tmp_path: Path, status: int, message: str, kind: type[Exception]
+) -> None:
+    api.take = lambda _method, _job: (status, {"kind": "Status", "message": f"{message}\n\x1b[31m"})
+    with pytest.raises(kind) as said:
+        start(runner(tmp_path))
+    assert type(said.value) is kind
+    assert str(said.value).endswith(f": {message}")
+    assert [method for method, _ in api.written] == ["POST"]
+
+
+@pytest.mark.covers("4:manifest")
+def test_a_job_that_is_larger_than_a_cluster_stores_is_not_sent(api: ApiDouble, tmp_path: Path) -> None:
+    with pytest.raises(Unrunnable, match=r"^The job's command and environment are too long\.$"):
+        start(runner(tmp_path), command=("echo", "é" * 2**19))
+    assert api.written == []
+    start(runner(tmp_path), command=("echo", "é" * 2**18))
+    assert len(api.written) == 1
