@@ -66,7 +66,7 @@ class KubernetesRunner:
     ) -> None:
         """Create the attempt's Job, unless it is there.
 
-        :raises Busy: the API server takes none just now, or does not say; a quota is reached; rights are missing.
+        :raises Busy: the API server takes none just now, or does not say; a quota is reached, a right missing.
         :raises NotYet: the image's registry, which must be asked, does not say, or wants a login that cannot
             be read from the pull secret; or a former Job goes.
         :raises Unrunnable: it never will take this one, or a webhook or policy of the cluster denies it.
@@ -100,7 +100,7 @@ class KubernetesRunner:
                 raise _of_refusal(error) from error
         else:
             if not self._followed(made, spec):
-                self.stop(spec.job_id, spec.attempt)
+                # Whoever starts may have no right to change a Job; a job that has failed so is stopped next.
                 raise Unrunnable(_RELABELLED)
 
     def _followed(self, found: Document, spec: RunSpec) -> bool:

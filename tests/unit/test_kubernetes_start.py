@@ -149,3 +149,27 @@ def test_a_job_that_is_larger_than_a_cluster_stores_is_not_sent(api: ApiDouble, 
     assert api.written == []
     start(runner(tmp_path), command=("echo", "é" * 2**18))
     assert len(api.written) == 1
+
+
+@pytest.mark.covers("4:fault-webhook")
+def test_a_job_whose_labels_were_changed_is_left_to_who_may_end_it(api: ApiDouble, tmp_path: Path) -> None:
+    changed: list[dict[str, Any]] = []
+
+    def take(method: str, document: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if method == "PATCH":  # the chart's account for start may not
+            return 403, {"reason": "Forbidden", "message": f"{ACCOUNT}"}
+        changed.append({**document, "metadata": {**document["metadata"], "labels": {"team": "stars"}}})
+        return 201, changed[0]
+
+    api.take = take
+    with pytest.raises(Unrunnable, match="The cluster changes the labels of Jobs"):
+        start(runner(tmp_path))
+    assert [method for method, _ in api.written] == ["POST"]
+    # The worker makes it STOPPING, for which the site is asked to end it.
+    api.take = lambda _method, document: (200, document)
+    ours = runner(tmp_path)
+    ours.stop(CONTAINER.job_id, CONTAINER.attempt)
+    ours.close()
+    method, document = api.written[-1]
+    assert method == "PATCH"
+    assert document["metadata"]["labels"].items() <= api.written[0][1]["metadata"]["labels"].items()
