@@ -117,7 +117,7 @@ def ours(directory: Path, **settings: str) -> Iterator[Server]:
     )
     log = (directory.parent / f"{directory.name}.log").open("wb")
     with log, process(*command, stdout=log, stderr=log, env=os.environ | settings) as started:
-        until(lambda: listens(port) and _answers(f"http://127.0.0.1:{port}/health"), "the server")
+        until(lambda: listens(port) and _answers(f"http://127.0.0.1:{port}/readyz"), "the server")
         yield Server(f"http://127.0.0.1:{port}", started.pid, time.monotonic() - began)
 
 

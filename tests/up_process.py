@@ -124,7 +124,7 @@ class UpProcess:
     def healthy(self) -> bool:
         """Whether a request is answered."""
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False

@@ -194,7 +194,7 @@ class Machine:
     def ready(self) -> None:
         def healthy() -> bool:
             try:
-                return self.ask("GET", "/health")[0] == 200
+                return self.ask("GET", "/readyz")[0] == 200
             except OSError:
                 return False
             except http.client.HTTPException:

@@ -104,11 +104,11 @@ def test_a_store_that_is_gone_is_said(behind: Behind, job: str) -> None:
         result = behind.jobs.ask(f"{job}/results/stdout")
         assert (result.status, result.text) == (503, "the object store does not answer just now; try again")
         assert behind.jobs.ask(f"{job}/phase").text == "COMPLETED"
-        until(lambda: behind.jobs.ask("/health").status == 503, what="the word that it is gone")
-        assert behind.jobs.ask("/health").text == "the object store does not answer"
+        until(lambda: behind.jobs.ask("/readyz").status == 503, what="the word that it is gone")
+        assert behind.jobs.ask("/readyz").text == "web: ok; redis: ok; objects: does not answer"
     finally:
         behind.gate.admit()
-    until(lambda: behind.jobs.ask("/health").status == 200, what="the word that it is back")
+    until(lambda: behind.jobs.ask("/readyz").status == 200, what="the word that it is back")
 
 
 @pytest.mark.parametrize("fault", ["gone", "key revoked"])

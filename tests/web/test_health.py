@@ -62,7 +62,8 @@ def test_who_cannot_work_says_why_and_names_no_address(world: World, state: str,
 
 def test_there_is_nothing_else_to_ask_for(world: World) -> None:
     client = world.client()
-    assert client.get("/readyz/secret").status_code == 404
+    for path in ("/readyz/secret", "/health"):
+        assert client.get(path).status_code == 404
     assert client.post("/readyz").status_code == 405
 
 

@@ -83,7 +83,7 @@ def start(url: str, data: Path, **settings: str) -> Server:
     deadline = time.monotonic() + 40
     while True:
         try:
-            if server.ask("GET", "/health", timeout=5)[0] == 200:
+            if server.ask("GET", "/readyz", timeout=5)[0] == 200:
                 return server
         except OSError:
             pass
@@ -213,7 +213,7 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(server: Server) -> None
             b"Content-Length: 100000\r\n\r\n--b\r\nContent-Dispo"
         )
         connection.close()
-    assert server.ask("GET", "/health")[0] == 200
+    assert server.ask("GET", "/readyz")[0] == 200
 
 
 @covers("3:bad-plain-sentence", "UWS-51")
@@ -253,8 +253,8 @@ def test_header_and_body_arrive_whole_and_in_order(server: Server) -> None:
     for method, path, expected in (
         ("GET", "/static/uws.css", css),  # a file, which gunicorn sends past the buffers
         ("HEAD", "/static/uws.css", b""),
-        ("GET", "/health", b"ok"),
-        ("HEAD", "/health", b""),
+        ("GET", "/healthz", b"ok"),
+        ("HEAD", "/healthz", b""),
     ):
         status, headers, body = server.ask(method, path)
         assert (status, body) == (200, expected)
@@ -270,11 +270,11 @@ def test_header_and_body_arrive_whole_and_in_order(server: Server) -> None:
     ("sent", "status"),
     [
         (b"nonsense\r\n\r\n", 400),
-        (b"GET /health HTTP/9.9\r\nHost: 127.0.0.1\r\n\r\n", 400),
+        (b"GET /healthz HTTP/9.9\r\nHost: 127.0.0.1\r\n\r\n", 400),
         (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 414),
-        (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", 431),
-        (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: odd\r\n\r\n", 400),
-        (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: tea\r\n\r\n", 417),
+        (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", 431),
+        (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: odd\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: tea\r\n\r\n", 417),
     ],
 )
 def test_what_is_no_request_is_refused_in_a_sentence(server: Server, sent: bytes, status: int) -> None:
@@ -288,4 +288,4 @@ def test_what_is_no_request_is_refused_in_a_sentence(server: Server, sent: bytes
     assert "<" not in sentence
     assert "\n" not in sentence
     assert len(sentence) > 20
-    assert server.ask("GET", "/health")[0] == 200
+    assert server.ask("GET", "/readyz")[0] == 200

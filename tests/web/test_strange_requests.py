@@ -53,7 +53,7 @@ def test_chunks_that_are_none_are_refused(server: Server, target: str, chunks: b
         f"{target.format(job=path)} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM['Content-Type']}\r\n"
         "Transfer-Encoding: chunked\r\n\r\n".encode()
         + chunks
-        + b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
     )
     assert received.startswith(b"HTTP/1.1 400 ")
     # The last answer: what follows was not taken for a request.
@@ -83,7 +83,7 @@ def test_a_large_body_holds_up_nobody(redis_servers: Callable[[str], str], tmp_p
     try:
         while sender.is_alive():
             began = time.monotonic()
-            assert running.ask("GET", "/health")[0] == 200
+            assert running.ask("GET", "/readyz")[0] == 200
             took.append(time.monotonic() - began)
         assert answer == [413]
         # Else one of them waits for all of it, and nobody else comes in between.

@@ -12,9 +12,8 @@ from werkzeug.http import http_date
 from uws_server.domain.instants import to_iso
 from uws_server.readiness import Readiness
 from uws_server.web.addresses import Addresses
-from uws_server.web.answers import published, text
+from uws_server.web.answers import published
 from uws_server.web.current import XML
-from uws_server.web.errors import refusal
 from uws_server.web.parts import Parts
 from uws_server.web.render_xml import XSI, legal
 
@@ -39,7 +38,7 @@ def notes_of(readiness: Readiness) -> tuple[bool, tuple[str, ...]]:
 
 
 def vosi_blueprint(parts: Parts, addresses: Callable[[], Addresses], readiness: Readiness) -> Blueprint:
-    """``/{service}/capabilities``, ``/{service}/availability``, and ``/health`` for operators."""
+    """``/{service}/capabilities`` and ``/{service}/availability``."""
     blueprint = Blueprint("vosi", __name__)
     since = time.time_ns() // 1_000_000
 
@@ -56,11 +55,6 @@ def vosi_blueprint(parts: Parts, addresses: Callable[[], Addresses], readiness: 
         parts.catalog.get(service)
         body = availability_document(*notes_of(readiness), since)
         return Response(body, 200, content_type=XML)
-
-    @blueprint.route("/health", methods=["GET"], provide_automatic_options=False)
-    def health() -> Response:
-        available, notes = notes_of(readiness)
-        return text("ok") if available else refusal(503, "; ".join(notes), {"Retry-After": "5"})
 
     return blueprint
 
