@@ -38,15 +38,6 @@ class Never(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer. Names in ``headers`` are in lower case; the values of one name are joined."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Origin:
     """A scheme, host and port."""
 
@@ -68,6 +59,19 @@ class Origin:
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer, and who gave it: the last of those that a redirect led to.
+
+    Names in ``headers`` are in lower case; the values of one name are joined.
+    """
+
+    origin: Origin
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class BoundedHttp:
@@ -116,7 +120,7 @@ class BoundedHttp:
                 connection.request("GET", target, headers={**sent, **headers})
                 response = connection.getresponse()
                 body = _body(response, origin, most)
-                return Answer(response.status, _joined(response.getheaders()), body)
+                return Answer(origin, response.status, _joined(response.getheaders()), body)
         except TimeoutError as error:
             raise Away(f"{origin} takes too long to answer") from error
         except InvalidURL as error:

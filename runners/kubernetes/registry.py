@@ -75,6 +75,10 @@ class _Asking:
     until: float
     authorization: str = ""
 
+    @property
+    def origin(self) -> Origin:
+        return Origin.of(self.base)
+
 
 @dataclass(slots=True)
 class Images:
@@ -195,7 +199,8 @@ class Images:
     def _get(self, asking: _Asking, path: str, accept: str) -> bytes:
         url = f"{asking.base}/v2/{asking.image.repository}/{path}"
         answer = self._ask(asking, url, accept)
-        if answer.status == 401 and not asking.authorization:
+        # Whoever else a redirect led to is told no login, whatever it asks for.
+        if answer.status == 401 and answer.origin == asking.origin and not asking.authorization:
             asking.authorization = self._authorization(asking, answer)
             answer = self._ask(asking, url, accept)
         self._must_be_good(asking, answer, "registry")

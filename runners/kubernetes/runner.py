@@ -66,7 +66,7 @@ class KubernetesRunner:
     ) -> None:
         """Create the attempt's Job, unless it is there.
 
-        :raises Busy: the API server takes none just now, or does not say; a quota is reached, a right missing.
+        :raises Busy: the API server takes none just now, or does not say; a quota is full, a right missing.
         :raises NotYet: the image's registry, which must be asked, does not say, or wants a login that cannot
             be read from the pull secret; or a former Job goes.
         :raises Unrunnable: it never will take this one, or a webhook or policy of the cluster denies it.

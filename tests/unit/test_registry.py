@@ -388,6 +388,26 @@ def test_a_blob_is_read_where_it_is_without_the_login(
 
 
 @pytest.mark.covers("4:registry-bounds")
+@pytest.mark.parametrize("challenge", ['Basic realm="x"', 'Bearer realm="http://{}/token",service="x"'])
+def test_who_keeps_the_blobs_is_given_no_login_however_it_asks(
+    registry: RegistryDouble, other: RegistryDouble, challenge: str
+) -> None:
+    registry.add("1", WORDS)
+    registry.instead = _redirecting(f"http://{other.address}")
+    asked = {"WWW-Authenticate": challenge.format(other.address)}
+    other.instead = lambda _path: (401, asked, b"")
+    images = Images(
+        {
+            "registry.example": Registry(f"http://{registry.address}"),
+            "blobs.example": Registry(f"http://{other.address}"),
+        },
+        login=lambda _image: US,
+    )
+    assert "answers 401" in refused(images)
+    assert [allowed for _, allowed in registry.requests + other.requests] == ["", "", ""]
+
+
+@pytest.mark.covers("4:registry-bounds")
 @pytest.mark.parametrize(
     ("to", "words"),
     [
