@@ -50,7 +50,8 @@ REQUEST = Histogram(
 )
 OBJECT_CALL = Histogram(
     "uws_object_store_call_seconds",
-    "Calls of the object store, until it answered; outcome: ok, absent or unavailable.",
+    "Calls of the object store, until it answered; outcome: ok, absent, exists, too_long, unavailable or "
+    "failed, as when a sender breaks off.",
     ("operation", "outcome"),
     buckets=_QUICK,
 )

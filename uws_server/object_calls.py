@@ -8,26 +8,31 @@ from contextlib import contextmanager
 from typing import Literal
 
 from uws_server.metrics import OBJECT_CALL
-from uws_server.storage.base import NotStored, ObjectStore, StorageUnavailable, Stored
+from uws_server.storage.base import Exists, NotStored, ObjectStore, StorageUnavailable, Stored, TooLong
+
+_OUTCOMES: dict[type[Exception], str] = {
+    NotStored: "absent",
+    Exists: "exists",
+    TooLong: "too_long",
+    StorageUnavailable: "unavailable",
+}
 
 
 @contextmanager
 def _counted(operation: str) -> Iterator[None]:
-    begun, outcome = time.perf_counter(), "ok"
+    begun, outcome = time.perf_counter(), "failed"
     try:
         yield
-    except NotStored:
-        outcome = "absent"
-        raise
-    except StorageUnavailable:
-        outcome = "unavailable"
+        outcome = "ok"
+    except tuple(_OUTCOMES) as error:
+        outcome = next(word for kind, word in _OUTCOMES.items() if isinstance(error, kind))
         raise
     finally:
         OBJECT_CALL.labels(operation, outcome).observe(time.perf_counter() - begun)
 
 
 class CountedObjects:
-    """See `ObjectStore`. Of a read, and of a list's beginning, the time until the first answer counts."""
+    """See `ObjectStore`. Of a read and of a list counts the time until the first of it is there."""
 
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
@@ -51,7 +56,12 @@ class CountedObjects:
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """See `ObjectStore.list`."""
-        return self._objects.list(prefix)
+        stored = self._objects.list(prefix)
+        with _counted("list"):
+            first = next(stored, None)
+        if first is not None:
+            yield first
+            yield from stored
 
     def delete(self, prefix: str) -> None:
         """See `ObjectStore.delete`."""

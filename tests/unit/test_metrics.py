@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,10 @@ from scripts.describe_metrics import PATH, counted, document
 from tests.jobs import NOW, job
 from uws_server import metrics
 from uws_server.domain.phase import Phase
+from uws_server.object_calls import CountedObjects
+from uws_server.storage.base import Exists, NotStored, TooLong
+from uws_server.storage.links import Links
+from uws_server.storage.memory import MemoryStore
 from uws_server.store.base import Load
 
 pytestmark = pytest.mark.covers("4:metrics")
@@ -66,3 +71,32 @@ def test_who_has_no_lease_tells_nothing_of_the_queue() -> None:
     metrics.lease_asked("reconciler", held=False)
     assert REGISTRY.get_sample_value("uws_queue_jobs", {"site": "here"}) is None
     assert value("uws_lease_held", lease="reconciler") == 0
+
+
+def test_each_call_of_the_object_store_is_counted_by_how_it_ended() -> None:
+    name = "uws_object_store_call_seconds_count"
+    ends = [("put", "ok"), ("put", "exists"), ("put", "too_long"), ("put", "failed"), ("list", "ok")]
+    ends += [("read", "ok"), ("read", "absent"), ("head", "absent"), ("delete", "ok")]
+    before = [value(name, operation=operation, outcome=outcome) for operation, outcome in ends]
+    objects = CountedObjects(MemoryStore(Links(b"s" * 16)))
+
+    def broken_off() -> Iterator[bytes]:
+        yield b"a"
+        raise LookupError
+
+    objects.put("a/b", b"12")
+    with pytest.raises(Exists):
+        objects.put("a/b", b"34", create=True)
+    with pytest.raises(TooLong):
+        objects.put("a/c", b"34", 1)
+    with pytest.raises(LookupError):
+        objects.put("a/c", broken_off())
+    assert [stored.key for stored in objects.list("a")] == ["a/b"]
+    assert b"".join(objects.read("a/b")) == b"12"
+    with pytest.raises(NotStored):
+        objects.read("a/c")
+    with pytest.raises(NotStored):
+        objects.head("a/c")
+    objects.delete("a")
+    after = [value(name, operation=operation, outcome=outcome) for operation, outcome in ends]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1] * len(ends)
