@@ -26,11 +26,16 @@ _CHUNK = 64 * 1024
 
 
 class Away(Exception):
-    """There is no whole answer just now. ``pause``: seconds that who answered asks to wait, 0 for no word."""
+    """There is no whole answer just now.
 
-    def __init__(self, message: str, pause: float = 0.0) -> None:
+    ``pause``: seconds that who answered asks to wait, 0 for no word. ``answered``: it did, and what it says
+    need not hold for anything else that it is asked.
+    """
+
+    def __init__(self, message: str, pause: float = 0.0, *, answered: bool = False) -> None:
         super().__init__(message)
         self.pause = pause
+        self.answered = answered
 
 
 class Never(Exception):
@@ -205,7 +210,7 @@ def _body(response: HTTPResponse, origin: Origin, most: int) -> bytes:
         if not chunk:
             break
     if length is not None and len(body) < length:
-        raise Away(f"the answer of {origin} broke off")
+        raise Away(f"the answer of {origin} broke off", answered=True)
     return bytes(body)
 
 

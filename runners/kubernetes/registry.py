@@ -18,7 +18,7 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from runners.base import NotYet, Unrunnable
@@ -26,6 +26,8 @@ from runners.ending import clean
 from runners.kubernetes.bounded_http import Answer, Away, BoundedHttp, Never, Origin
 from runners.kubernetes.logins import Login
 from runners.kubernetes.reference import DIGEST, Image, Reference, names_registry, parse
+
+T = TypeVar("T")
 
 SECONDS = 10.0
 """How long all that is asked for one image may take."""
@@ -35,7 +37,7 @@ MOST = 4 * 1024**2
 _MOST_OF_TOKEN = 256 * 1024
 _MINUTE, _HOUR = 60.0, 3600.0
 _PAUSE, _LONGEST_PAUSE = 10.0, 300.0  # s, before a registry is asked again that gave no answer
-_REMEMBERED = 1000  # images
+_REMEMBERED = 1000  # images, of those known and of those that cannot be read just now
 _MANIFESTS = ", ".join(
     (
         "application/vnd.oci.image.index.v1+json",
@@ -48,7 +50,8 @@ _CONFIGURATIONS = frozenset(
     {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
 )
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
-_OVERLOADED = frozenset({408, 429, 500, 502, 503, 504})
+_TOO_MANY = 429
+_OVERLOADED = frozenset({408, _TOO_MANY, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,10 @@ class Images:
     clock: Callable[[], float] = time.monotonic
     _http: BoundedHttp = field(init=False)
     _known: dict[str, tuple[float, Image]] = field(init=False, default_factory=dict)
+    # Until when who gives no answer, or has had too many requests, is left alone; and an image for which
+    # there is no good answer, as there may be for others of the same registry. With the words for it.
     _away: dict[str, tuple[float, str]] = field(init=False, default_factory=dict)
+    _failing: dict[str, tuple[float, str]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._http = BoundedHttp(
@@ -123,16 +129,22 @@ class Images:
         said = self.registries.get(image.host)
         if said is None:
             raise _unknown(name, f"the site's settings do not list {image.host} among the registries to ask")
-        until, words = self._away.get(image.host, (0.0, ""))
-        if until > self.clock():
-            raise _not_yet(name, words)
+        for until, words in (
+            self._away.get(image.host, (0.0, "")),
+            self._failing.get(str(image), (0.0, "")),
+        ):
+            if until > self.clock():
+                raise _not_yet(name, words)
         began = time.monotonic()
         try:
             return self._read(_Asking(image, _base(image.host, said), began + SECONDS))
         except Away as error:
             # One that is silent must not have the worker wait for it most of the time.
             pause = min(max(error.pause, _PAUSE, 3 * (time.monotonic() - began)), _LONGEST_PAUSE)
-            self._away[image.host] = (self.clock() + pause, str(error))
+            if error.answered:
+                _keep(self._failing, str(image), (self.clock() + pause, str(error)))
+            else:
+                self._away[image.host] = (self.clock() + pause, str(error))
             raise _not_yet(name, str(error)) from error
         except Never as error:
             raise _unknown(name, str(error)) from error
@@ -203,7 +215,7 @@ class Images:
         if answer.status == 401 and answer.origin == asking.origin and not asking.authorization:
             asking.authorization = self._authorization(asking, answer)
             answer = self._ask(asking, url, accept)
-        self._must_be_good(asking, answer, "registry")
+        self._must_be_good(asking, answer, "registry", asking.origin)
         return answer.body
 
     def _ask(self, asking: _Asking, url: str, accept: str) -> Answer:
@@ -232,27 +244,33 @@ class Images:
         url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}"
         headers = {"Authorization": basic} if basic else {}
         answer = self._http.get(url, headers, _MOST_OF_TOKEN, asking.until)
-        self._must_be_good(asking, answer, "registry's login")
+        self._must_be_good(asking, answer, "registry's login", Origin.of(url))
         document = _document(answer.body, "the registry's token")
         token = document.get("token") or document.get("access_token")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise Never("the registry's token cannot be read")
         return f"Bearer {token}"
 
-    def _must_be_good(self, asking: _Asking, answer: Answer, who: str) -> None:
+    def _must_be_good(self, asking: _Asking, answer: Answer, who: str, asked: Origin) -> None:
         if answer.status == 200:
             return
         words = _words(asking, answer, who)
         if answer.status in _OVERLOADED:
-            asked = answer.headers.get("retry-after", "")
-            raise Away(words, float(asked) if asked.isdecimal() else 0.0)
+            after = answer.headers.get("retry-after", "")
+            whole = answer.status == _TOO_MANY and answer.origin == asked
+            raise Away(words, float(after) if after.isdecimal() else 0.0, answered=not whole)
         raise Never(words)
 
     def _remember(self, name: str, image: Image, seconds: float) -> None:
-        while len(self._known) >= _REMEMBERED:
-            self._known.pop(next(iter(self._known)))
-        self._known.pop(name, None)
-        self._known[name] = (self.clock() + seconds, image)
+        _keep(self._known, name, (self.clock() + seconds, image))
+
+
+def _keep(among: dict[str, T], name: str, what: T) -> None:
+    """Remember something, and no more than so many."""
+    among.pop(name, None)
+    while len(among) >= _REMEMBERED:
+        among.pop(next(iter(among)))
+    among[name] = what
 
 
 def _base(host: str, said: Registry) -> str:
@@ -279,7 +297,8 @@ def _is_word(word: object) -> bool:
 
 
 def _words(asking: _Asking, answer: Answer, who: str) -> str:
-    return f"the {who} {asking.image.host} answers {answer.status}{_said(answer)}"
+    led = "" if answer.origin == asking.origin else f" (at {answer.origin})"
+    return f"the {who} {asking.image.host}{led} answers {answer.status}{_said(answer)}"
 
 
 def _said(answer: Answer) -> str:

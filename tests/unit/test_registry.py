@@ -213,6 +213,85 @@ def test_a_registry_that_is_away_is_asked_again_later(registry: RegistryDouble, 
     assert images.ask(f"{NAME}:1").command[0] == "/bin/stars"
 
 
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 408])
+@pytest.mark.parametrize("part", ["manifests/bad", "blobs/"])
+def test_an_image_that_cannot_be_read_just_now_keeps_no_other_waiting(
+    registry: RegistryDouble, status: int, part: str
+) -> None:
+    clock = Clock()
+    images = asking(registry, clock=clock)
+    registry.add("bad", {"Cmd": ["bad"]})
+    bad = next(iter(registry.blobs))
+    registry.add("good", {"Cmd": ["good"]})
+    part = part if "manifests" in part else part + bad
+    registry.instead = lambda path: (status, {"Retry-After": "200"}, b"") if part in path else None
+    for _ in range(2):
+        with pytest.raises(Busy, match=f"answers {status}"):
+            images.ask(f"{NAME}:bad")
+    assert images.ask(f"{NAME}:good").command == ("good",)
+    asked = registry.paths
+    assert len(asked) == len(set(asked))
+    clock.now += 201
+    registry.instead = lambda _path: None
+    assert images.ask(f"{NAME}:bad").command == ("bad",)
+
+
+def test_an_image_whose_answer_breaks_off_keeps_no_other_waiting(registry: RegistryDouble) -> None:
+    images = asking(registry)
+    registry.add("good", WORDS)
+    broken = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab"
+    registry.instead = lambda path: iter([broken]) if path.endswith("/bad") else None
+    with pytest.raises(Busy, match="broke off"):
+        images.ask(f"{NAME}:bad")
+    assert images.ask(f"{NAME}:good").command[0] == "/bin/stars"
+
+
+def test_a_registry_that_has_had_too_many_requests_is_left_alone_for_all_images(
+    registry: RegistryDouble,
+) -> None:
+    clock = Clock()
+    images = asking(registry, clock=clock)
+    registry.add("good", WORDS)
+    registry.instead = lambda _path: (429, {"Retry-After": "20"}, b"")
+    for tag in ("bad", "good"):
+        with pytest.raises(Busy, match="answers 429"):
+            images.ask(f"{NAME}:{tag}")
+    assert len(registry.requests) == 1
+    clock.now += 20.1
+    registry.instead = lambda _path: None
+    assert images.ask(f"{NAME}:good").command[0] == "/bin/stars"
+
+
+def test_who_keeps_the_blobs_does_not_say_how_long_the_registry_is_left_alone(
+    registry: RegistryDouble, other: RegistryDouble
+) -> None:
+    registry.add("bad", {"Cmd": ["bad"]})
+    registry.instead = _redirecting(f"http://{other.address}", next(iter(registry.blobs)))
+    other.instead = lambda _path: (429, {"Retry-After": "300"}, b"")
+    registry.add("good", WORDS)
+    images = Images(
+        {
+            "registry.example": Registry(f"http://{registry.address}"),
+            "blobs.example": Registry(f"http://{other.address}"),
+        }
+    )
+    with pytest.raises(Busy, match=rf"registry\.example \(at {other.address}\) answers 429"):
+        images.ask(f"{NAME}:bad")
+    assert images.ask(f"{NAME}:good").command[0] == "/bin/stars"
+
+
+def test_no_more_than_so_many_failures_are_remembered(
+    registry: RegistryDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_REMEMBERED", 4)
+    images = asking(registry)
+    registry.instead = lambda _path: (500, {}, b"")
+    for number in (0, 1, 2, 3, 4, 4, 0):
+        with pytest.raises(Busy):
+            images.ask(f"{NAME}:{number}")
+    assert [path.rpartition("/")[2] for path in registry.paths] == ["0", "1", "2", "3", "4", "0"]
+
+
 def test_a_port_where_nobody_listens_is_busy() -> None:
     with serving_registry() as gone:
         images = asking(gone)
