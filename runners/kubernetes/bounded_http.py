@@ -93,7 +93,8 @@ class BoundedHttp:
         """One answer, after at most three redirects, on which ``Authorization`` goes to no other origin.
 
         :param most: bytes of body that are taken.
-        :param until: the monotonic clock's instant at which it is given up.
+        :param until: the monotonic clock's instant at which it is given up. Looking up a host's address is
+            extra: the system's resolver takes the time that its own settings give it.
         :raises Away: see there.
         :raises Never: see there.
         """
@@ -108,7 +109,10 @@ class BoundedHttp:
             location = answer.headers.get("location")
             if answer.status not in _REDIRECTS or not location:
                 return answer
-            url = urljoin(url, location)
+            try:
+                url = urljoin(url, location)
+            except ValueError as error:
+                raise Never(f"{origin} redirects to an address that is none") from error
             if not _same(url, origin):
                 headers = {name: text for name, text in headers.items() if name != "Authorization"}
         raise Never(f"it redirects more than {_MOST_REDIRECTS} times")
@@ -148,6 +152,7 @@ class BoundedHttp:
                 connection.connect(address)
                 if encryption is None:
                     return connection
+                connection.settimeout(_left(until))
                 return encryption.wrap_socket(connection, server_hostname=origin.host)
             except OSError as error:
                 connection.close()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import time
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -503,6 +505,7 @@ def test_who_keeps_the_blobs_is_given_no_login_however_it_asks(
         ("ftp://127.0.0.1", "no plain http or https URL"),
         ("https://user@127.0.0.1", "no plain http or https URL"),
         ("https://127.0.0.1:99999", "Port out of range"),
+        ("https://[::1", "redirects to an address that is none"),
     ],
 )
 def test_no_redirect_leads_to_where_only_the_operator_may_send(
@@ -581,3 +584,30 @@ def test_certificates_that_cannot_be_read_are_named(registry: RegistryDouble) ->
     said = Registry(f"https://{registry.address}", Path("/nowhere/ca.crt"))
     with pytest.raises(Busy, match=r"certificates in /nowhere/ca\.crt cannot be read"):
         Images({"registry.example": said}).ask(f"{NAME}:1")
+
+
+@pytest.mark.covers("4:registry-bounds")
+def test_encryption_gets_no_more_time_than_connecting_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, allowed = [time.monotonic()], list[float | None]()
+
+    class Slow(socket.socket):
+        def connect(self, address: Any) -> None:
+            super().connect(address)
+            now[0] += 9.5
+
+    class Unencrypted(ssl.SSLContext):
+        def wrap_socket(self, sock: socket.socket, **_: Any) -> Any:
+            allowed.append(sock.gettimeout())
+            raise ssl.SSLError("as who listens here speaks no TLS")
+
+    with serving_registry() as there:
+        clock = SimpleNamespace(monotonic=lambda: now[0])
+        monkeypatch.setattr("runners.kubernetes.bounded_http.time", clock)
+        monkeypatch.setattr("runners.kubernetes.bounded_http.socket.socket", Slow)
+        monkeypatch.setattr(
+            "runners.kubernetes.bounded_http.ssl.create_default_context",
+            lambda **_: Unencrypted(ssl.PROTOCOL_TLS_CLIENT),
+        )
+        with pytest.raises(Busy, match="speaks no TLS"):
+            Images({"registry.example": Registry(f"https://{there.address}")}).ask(f"{NAME}:1")
+    assert allowed == [pytest.approx(0.5, abs=0.4)]
