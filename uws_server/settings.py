@@ -208,13 +208,33 @@ _LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"  # what Kubernetes takes for a 
 
 
 _HOST_AND_PORT = r"[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?(:[0-9]{1,5})?"
-RegistryName = Annotated[str, StringConstraints(pattern=rf"^{_HOST_AND_PORT}$")]
+
+
+def _at_a_port(place: str) -> str:
+    """A URL, or a host with what follows it, that somebody can connect to; '' too."""
+    url = place if "://" in place else f"//{place}"
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        host = None
+    if place and not host:
+        raise ValueError(f"{place!r} names no host")
+    try:
+        port = urlsplit(url).port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError(f"{place!r} is at no port from 1 to 65535")
+    return place
+
+
+RegistryName = Annotated[str, StringConstraints(pattern=rf"^{_HOST_AND_PORT}$"), AfterValidator(_at_a_port)]
 
 
 class Registry(_Section):
     """NAME is the registry as names of images have it, with its port if it has one."""
 
-    url: str = Field(
+    url: Annotated[str, AfterValidator(_at_a_port)] = Field(
         default="",
         pattern=r"^(https?://[^/?#@\s]+/?)?$",
         description="Where it is asked, such as `http://10.0.0.5:5000`; empty: by https at NAME.",

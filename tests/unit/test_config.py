@@ -267,3 +267,38 @@ def test_a_claim_in_flight_can_never_count_as_lost() -> None:
     with pytest.raises(BadConfig, match=r"sites\.local\.lost_after is 60 and jobs\.claim_seconds 60"):
         load(environment={}, options=options)
     assert load(environment={}, options={**options, "jobs.claim_seconds": 59}).sites["local"].lost_after == 60
+
+
+@pytest.mark.parametrize(
+    ("registries", "said"),
+    [
+        ({"registry.example:99999": {}}, "'registry.example:99999' is at no port from 1 to 65535"),
+        ({"registry.example:0": {}}, "'registry.example:0' is at no port from 1 to 65535"),
+        ({"r": {"url": "http://r:x"}}, "'http://r:x' is at no port from 1 to 65535"),
+        ({"r": {"url": "http://r:99999"}}, "'http://r:99999' is at no port from 1 to 65535"),
+        ({"r": {"url": "http://[::1"}}, "'http://[::1' names no host"),
+        ({"r": {"url": "http://:5000"}}, "'http://:5000' names no host"),
+    ],
+)
+def test_a_registry_that_nobody_can_reach_is_refused(registries: dict[str, object], said: str) -> None:
+    kubernetes = {"agent_url": "https://uws.example", "agent_image": "agent:1", "registries": registries}
+    site = {"runner": "kubernetes", "kubernetes": kubernetes}
+    assert said in _refusal(None, {}, sites={"cluster": site})
+
+
+def test_registries_are_named_with_and_without_a_port() -> None:
+    registries = {
+        "registry.example": {"url": "http://[::1]:5000/"},
+        "localhost:65535": {},
+        "r": {"url": "http://r"},
+    }
+    kubernetes = {
+        "agent_url": "https://uws.example",
+        "agent_image": "agent:1",
+        "registries": registries,
+        "default_registry": "r:5000/team",
+    }
+    settings = load(
+        environment={}, options={"sites": {"cluster": {"runner": "kubernetes", "kubernetes": kubernetes}}}
+    )
+    assert settings.sites["cluster"].kubernetes.registries.keys() == registries.keys()
