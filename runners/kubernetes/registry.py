@@ -27,7 +27,7 @@ from runners.kubernetes.bounded_http import Answer, Away, BoundedHttp, Never, Or
 from runners.kubernetes.logins import Login
 from runners.kubernetes.reference import DIGEST, Image, Reference, names_registry, parse
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 SECONDS = 10.0
 """How long all that is asked for one image may take."""
@@ -265,7 +265,7 @@ class Images:
         _keep(self._known, name, (self.clock() + seconds, image))
 
 
-def _keep(among: dict[str, T], name: str, what: T) -> None:
+def _keep(among: dict[str, _T], name: str, what: _T) -> None:
     """Remember something, and no more than so many."""
     among.pop(name, None)
     while len(among) >= _REMEMBERED:
