@@ -31,6 +31,7 @@ DEBIAN = {
     "runc": "runc",
     "nft": "nftables",
     "ip": "iproute2",
+    "ps": "procps",  # and kill
     "openssl": "openssl",
     "docker-registry": "docker-registry",
     "htpasswd": "apache2-utils",
