@@ -12,6 +12,7 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from uws_server.domain.errors import (
@@ -190,6 +191,14 @@ class Door:
         most = self._limits(job).output_files
         if len(results) > most:
             raise TooLarge(f"{len(results)} results are more than the {most} that the job may have")
+        try:
+            text = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+        except RecursionError:  # a little less deep than what can be read
+            raise BadRequest("the manifest is nested too deeply") from None
+        key = f"{prefix}/{MANIFEST}"
+        with suppress(NotStored):
+            # Said again, as the answer came too late: to look at each result takes a slow store minutes.
+            return self._must_be(text, key)
         for result in results:
             try:
                 size = self._objects.head(f"{prefix}/{result.name}").size
@@ -198,15 +207,13 @@ class Door:
             if size != result.size:
                 raise BadRequest(f"result {result.id!r} has {size} bytes stored, not {result.size}")
         try:
-            text = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-        except RecursionError:  # a little less deep than what can be read
-            raise BadRequest("the manifest is nested too deeply") from None
-        key = f"{prefix}/{MANIFEST}"
-        try:
             self._objects.put(key, text, create=True)
         except Exists:
-            if b"".join(self._objects.read(key)) != text:
-                raise Conflict("another manifest of this attempt was handed in before") from None
+            self._must_be(text, key)
+
+    def _must_be(self, text: bytes, key: str) -> None:
+        if b"".join(self._objects.read(key)) != text:
+            raise Conflict("another manifest of this attempt was handed in before")
 
 
 def _planned(wanted: Wanted) -> Planned:
