@@ -92,6 +92,8 @@ class Worker:
 
         :raises NotYet: not this one just now.
         """
+        if self._capacity.never_fits(job):  # the site has become smaller since the job was taken
+            raise NotYet("the job asks for more processors or memory than its site has now")
         try:
             spec = render(self._catalog.get(job.service), job)
         except Refused as error:

@@ -127,11 +127,14 @@ def sync(directory: str) -> None:
 
 
 def read(directory: str, name: str) -> dict[str, Any] | None:
-    """One of our JSON objects; None when it is not there."""
+    """One of our JSON objects; None when it is not there, or was torn by a power cut.
+
+    What must outlast one is written durably, and that it was begun is told by its name.
+    """
     try:
         with open(f"{directory}/{name}", encoding="utf-8") as file:
             data = json.load(file)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
     return data if isinstance(data, dict) else None
 

@@ -222,6 +222,18 @@ def test_owners_take_turns(store: JobStore) -> None:
     assert taken == ["a0", "b", "a1", "a2"]
 
 
+def test_what_never_fits_keeps_nobody_back(store: JobStore) -> None:
+    for number in range(2):
+        put(store, id=str(number), memory_bytes=200 - number)
+        apply(store, str(number), RUN)
+    small = Capacity(2, 10**6, 199)
+    assert store.claim("local", small, 60) == "0"
+    job = store.get("0")
+    assert job is not None
+    assert store.change(job, advance(job, Deferred(1, "too large"), NOW + 1000))
+    assert store.claim("local", small, 60) == "1"
+
+
 def test_who_is_put_off_lets_the_others_of_its_owner_go_first(store: JobStore) -> None:
     for number in range(3):
         put(store, id=str(number))
@@ -636,7 +648,8 @@ def test_a_claim_looks_at_heads_not_at_lines(redis_store: RedisStore) -> None:
     """Commands that one claim costs, with a long line and many owners that do not fit."""
     for number in range(400):
         put(redis_store, id=f"big{number}", owner=f"owner {number % 40}", cpu_milli=1)
-        apply(redis_store, f"big{number}", RunRequested("local", 10**6, 0))
+        apply(redis_store, f"big{number}", RunRequested("local", 600, 0))
+    assert redis_store.claim("local", Capacity(10, 1000, 10**9), 60)  # beside which no other fits
 
     def commands() -> int:
         before = redis_store.client.info("commandstats")
@@ -667,6 +680,7 @@ def test_an_unreadable_record_keeps_nobody_else_back(redis_store: RedisStore) ->
     assert redis_store.get_many(["1", "2"]) == [None, jobs.job(id="2")]
     with pytest.raises(records.Unreadable):
         redis_store.get("1")
+    assert ids(redis_store.select(everything())) == ["2"]
 
 
 def test_an_id_without_a_record_does_not_block_a_line(redis_store: RedisStore) -> None:

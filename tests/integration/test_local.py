@@ -457,6 +457,22 @@ def test_a_full_site_is_busy_or_refuses(tmp_path: Path, mode: Mode) -> None:
 
 
 @pytest.mark.covers("3:local-runner")
+def test_files_torn_by_a_power_cut_stop_no_site(tmp_path: Path) -> None:
+    with local_site(tmp_path / "site", modes()[-1]) as site:
+        torn, whole = site.start("/bin/true"), site.start("/bin/true")
+        for spec in (torn, whole):
+            site.ended(spec)
+        for name in ("state.json", "plan.json", "spec.json"):
+            (site.attempt(torn) / name).write_bytes(b"")
+        grave = site.directory / "trash" / "grave"
+        grave.mkdir()
+        (grave / "plan.json").write_bytes(b"")
+        states = {seen.job_id: seen.state for seen in site.another().observe()}
+        assert states == {torn.job_id: State.LOST, whole.job_id: State.ENDED}
+        assert not grave.exists()
+
+
+@pytest.mark.covers("3:local-runner")
 def test_a_site_whose_disk_is_not_there_is_no_site_that_knows_nothing(tmp_path: Path) -> None:
     with local_site(tmp_path / "site", modes()[-1]) as site:
         site.run("/bin/true")

@@ -10,14 +10,14 @@ import pytest
 
 from runners.base import Cause, NotYet, Outcome, State, Unreachable
 from tests.engine import NOBODY, Engine
-from uws_server.domain.errors import BadRequest, NotFound
+from uws_server.domain.errors import BadRequest, Conflict, NotFound
 from uws_server.domain.events import AbortRequested, advance
 from uws_server.domain.job import Job, Parameter, Workload
 from uws_server.domain.phase import Phase
 from uws_server.domain.runspec import RunSpec
 from uws_server.service.reconcile import LINKS_LIVE
 from uws_server.service.uploads import Content
-from uws_server.storage.base import NotStored
+from uws_server.storage.base import NotStored, StorageUnavailable
 from uws_server.store.base import Capacity, Due, FencedOff, Lease, StoreUnavailable
 from uws_server.store.memory import MemoryStore
 
@@ -268,6 +268,57 @@ def test_a_job_that_waits_for_what_only_it_needs_holds_up_no_other(
     engine.reconcile()
     engine.work()
     assert (engine.job(first.id).workload, engine.job(first.id).attempt) == (Workload.ACTIVE, 1)
+
+
+def test_a_job_that_is_too_large_for_a_site_that_shrank_waits_and_says_so(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = engine.submit()
+    monkeypatch.setattr(engine.worker, "_capacity", Capacity(4, 10**6, job.memory_bytes - 1))
+    engine.work()
+    waiting = engine.job(job.id)
+    assert (waiting.phase, waiting.workload) == (Phase.QUEUED, Workload.WAITING)
+    assert waiting.reason == "the job asks for more processors or memory than its site has now"
+    monkeypatch.undo()
+    engine.reconcile()
+    engine.work()
+    assert engine.job(job.id).workload is Workload.ACTIVE
+
+
+def test_a_manifest_that_is_said_again_costs_no_look_at_its_results(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = engine.job(started(engine))
+    engine.hand_in(job, {"table": b"x"})
+    looked: list[str] = []
+    monkeypatch.setattr(engine.objects, "head", looked.append)
+    engine.hand_in(job, {"table": b"x"})
+    assert looked == []
+    with pytest.raises(Conflict):
+        engine.hand_in(job, {"another": b"x"})
+
+
+def test_one_job_that_cannot_be_cleared_away_keeps_back_no_other(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [started(engine) for _ in range(2)]
+    for job_id in ids:
+        engine.jobs.delete(NOBODY, "script", job_id)
+        engine.work()
+        engine.look()
+    delete = engine.objects.delete
+
+    def held(prefix: str) -> None:
+        if ids[0] in prefix:
+            raise StorageUnavailable("it is held by law")
+        delete(prefix)
+
+    monkeypatch.setattr(engine.objects, "delete", held)
+    engine.objects.put(f"{engine.job(ids[1]).prefix}/1/late", b"x")
+    with pytest.raises(StorageUnavailable):
+        engine.reconcile()
+    engine.reconcile()
+    assert not [one.key for one in engine.objects.list("") if ids[0] not in one.key]
 
 
 def test_a_site_that_breaks_leaves_the_claim_to_lapse(

@@ -104,7 +104,12 @@ class Reconciler:
                 self._seen(site, self._store.load(site))
         # Last, for this needs the object store, and jobs run without it.
         for job_id in self._store.due(Due.CLEARANCE, now):
-            self._clear(job_id, now)
+            try:
+                self._clear(job_id, now)
+            except (StorageUnavailable, Unreadable):
+                # It may be this one alone: the next round begins with another.
+                self._store.schedule_clearance(job_id, now + _RETRY)
+                raise
 
     def _due(self, what: Due, until: Instant) -> list[Job]:
         jobs = self._store.get_many(self._store.due(what, until, limit=_AT_ONCE))

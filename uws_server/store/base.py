@@ -42,6 +42,10 @@ class Capacity:
     memory_bytes: int
     gpu: int = 0
 
+    def never_fits(self, job: Job) -> bool:
+        """Whether a job asks for more than all of it."""
+        return job.cpu_milli > self.cpu_milli or job.memory_bytes > self.memory_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -175,6 +179,7 @@ class JobStore(Protocol):
         """Take the next job that fits from the site's waiting lines, for ``seconds``.
 
         Owners take turns: the one served least lately is first. A bounded number of heads is looked at.
+        One that `Capacity.never_fits` is taken too, lest it keep back its owner's others.
         """
 
     def report(self, job_id: str, attempt: int, done: int, of: int) -> None:

@@ -186,7 +186,7 @@ class MemoryStore:
                 heads, key=lambda owner: (self._served.get((site, owner), 1), quote(owner, safe=""))
             ):
                 job = heads[owner]
-                if job.cpu_milli <= cpu and job.memory_bytes <= memory:
+                if capacity.never_fits(job) or (job.cpu_milli <= cpu and job.memory_bytes <= memory):
                     self._jobs[job.id] = replace(job, workload=Workload.CLAIMED, version=job.version + 1)
                     self._claims[job.id] = self._clock() + int(seconds * 1000)
                     self._turn += 1

@@ -183,8 +183,9 @@ class RedisStore:
             found = self._select(lists, [keys.JOBS, selection.limit, lowest, highest, created, job_id])
         jobs = []
         for found_id, flat in zip(found[::2], found[1::2], strict=True):
-            if flat:
-                jobs.append(records.job(found_id, dict(zip(flat[::2], flat[1::2], strict=True))))
+            job = _readable(found_id, dict(zip(flat[::2], flat[1::2], strict=True))) if flat else None
+            if job is not None:
+                jobs.append(job)
         return jobs
 
     def change(self, before: Job, after: Job, lease: Lease | None = None) -> bool:

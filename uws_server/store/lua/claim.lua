@@ -22,7 +22,9 @@ for _, owner in ipairs(redis.call('ZRANGE', KEYS[1], 0, ARGV[7] - 1)) do
     local wants_cpu, wants_memory = tonumber(asked[2]) or 0, tonumber(asked[3]) or 0
     if not asked[1] then
       redis.call('ZREM', line, id) -- no such job: it must not keep its owner's line from moving
-    elseif cpu + wants_cpu <= tonumber(ARGV[4]) and memory + wants_memory <= tonumber(ARGV[5]) then
+    elseif wants_cpu > tonumber(ARGV[4]) or wants_memory > tonumber(ARGV[5])
+      -- What never fits is given out too, lest it keep back its owner's others: the worker says so of it.
+      or cpu + wants_cpu <= tonumber(ARGV[4]) and memory + wants_memory <= tonumber(ARGV[5]) then
       redis.call('ZREM', line, id)
       local turn = redis.call('INCR', KEYS[5]) + 1
       redis.call('HSET', KEYS[4], owner, turn)
