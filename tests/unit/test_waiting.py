@@ -29,6 +29,7 @@ class Counting(MemoryStore):
         super().__init__()
         self.calls: Counter[str] = Counter()
         self.deaf = False
+        self.fault: Exception = StoreUnavailable("no answer")
 
     def get(self, job_id: str) -> Job | None:
         self.calls["get"] += 1
@@ -40,7 +41,8 @@ class Counting(MemoryStore):
 
     def events(self, after: str, timeout: float) -> list[JobEvent]:
         if self.deaf:
-            raise StoreUnavailable("no answer")
+            self.calls["deaf"] += 1
+            raise self.fault
         return super().events(after, min(timeout, 0.2))
 
     def apply(self, job_id: str, *events: object) -> None:
@@ -179,10 +181,15 @@ def test_who_waits_for_a_job_that_is_deleted_is_told(store: Counting, waiting: W
     assert isinstance(answers[0], NotFound)
 
 
-def test_what_changed_while_the_stream_could_not_be_read_is_seen(store: Counting, waiting: Waiting) -> None:
+@pytest.mark.parametrize("fault", [StoreUnavailable("no answer"), ValueError("nobody thought of it")])
+def test_what_changed_while_the_stream_could_not_be_read_is_seen(
+    store: Counting, waiting: Waiting, fault: Exception
+) -> None:
+    store.fault = fault
     answers, threads = in_background(2, lambda: waiting.wait("1", 60, there).phase)
     until(lambda: waiting.count == 2)
     store.deaf = True
+    until(lambda: store.calls["deaf"] > 0)
     store.apply("1", RUN)
     store.deaf = False
     for thread in threads:

@@ -342,6 +342,14 @@ def test_control_characters_in_names(client: Client, name: str, kind: str) -> No
     refused(client, response, 400)
 
 
+@covers("3:bad-control-characters")
+def test_control_characters_in_the_names_of_lists(client: Client) -> None:
+    path = client.create() + "/parameters"
+    response = client.post(path, json={"band\x01": ["R"]})
+    assert response.status_code == 400
+    assert "control characters" in response.text
+
+
 @covers("3:bad-control-characters", "UWS-63")
 def test_a_nul_in_a_value_is_no_fault_of_ours(client: Client) -> None:
     response = client.post("/stack/async", data={"note": "a\x00b"})

@@ -85,7 +85,7 @@ def submit(
             raise Refused(f"{refused} ({hint})", refused.status) from refused
         raise
     if not as_json:
-        click.echo(job.url)
+        click.echo(printable(job.url))
     if limit is not None:
         try:
             _tell_granted(limit, job.read().duration)

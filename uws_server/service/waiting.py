@@ -7,6 +7,7 @@ event of a job that somebody waits for, it reads the job once, for all who wait.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from uws_server.domain.job import Job
 from uws_server.domain.phase import ACTIVE, Phase
 from uws_server.store.base import JobStore, StoreUnavailable
+
+log = logging.getLogger(__name__)
 
 _REST_SECONDS = 0.02
 _AT_ONCE = 8
@@ -98,7 +101,10 @@ class Waiting:
                     # Every change anywhere wakes the reader of every process: a short rest lets
                     # events come in batches, so that a busy server does not spend itself on reading.
                     time.sleep(_REST_SECONDS)
-            except StoreUnavailable:
+            except Exception as error:
+                # Whatever it is: without this thread nobody would be woken any more.
+                if not isinstance(error, StoreUnavailable):
+                    log.exception("the events cannot be followed; it is tried again")
                 # Jobs may have changed unseen, or the stream been cut: all read again.
                 after = None
                 time.sleep(0.2)

@@ -60,6 +60,7 @@ def reading(request: Request, limits: RequestLimits, bounds: Bounds, files: bool
 
 def _names(said: Said) -> Iterator[str]:
     yield from (name for name, _ in said.pairs)
+    yield from said.document or ()
     inner = (said.document or {}).get("parameters")
     if isinstance(inner, dict):
         yield from inner
