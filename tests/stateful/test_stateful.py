@@ -7,6 +7,7 @@ each job must be in the same state in the store, in the model and over HTTP.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import defaultdict
@@ -166,6 +167,7 @@ class System(RuleBasedStateMachine):
             runner=self.runner,
             agent_url="http://agent.example",
             secret=SECRET,
+            monotonic=itertools.count(0, 60).__next__,  # at each turn, long enough ago to ask again
         )
         self.reconciler = Reconciler(
             store=self.store,

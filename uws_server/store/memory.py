@@ -119,7 +119,7 @@ class MemoryStore:
 
     def _put(self, before: Job | None, after: Job) -> None:
         self._jobs[after.id] = after
-        if before and before.touched:
+        if before and before.touched and before.workload is not Workload.STOPPING:
             ending = after.workload in (Workload.NONE, Workload.STOPPING)
             if ending or before.attempt != after.attempt:
                 self._unwanted.setdefault(before.site, set()).add((before.id, before.attempt))
