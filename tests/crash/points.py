@@ -68,6 +68,7 @@ def _fenced(_store: Any, _before: Any, _after: Any, lease: Any = None) -> bool:
 _WRITE = "runners.local.site_files:write"
 _STORE = "uws_server.store.redis:RedisStore"
 _OBJECTS = "uws_server.storage.file:FileStore"
+_EVENTS = "uws_server.domain.events"
 _APPLY = "uws_server.service.changes:Changes.apply"
 _QUEUE = "uws_server.queue.rq:RqQueue"
 _LOCAL = "runners.local.runner:LocalRunner"
@@ -126,9 +127,10 @@ POINTS: dict[str, Point] = {
     "before lost": Point("before", _APPLY, _events("AttemptLost")),
     "after lost": Point("after", _APPLY, _events("AttemptLost")),
     # delete, abort, archive: web, worker, watcher, reconciler
-    "before abort": Point("before", _APPLY, _events("AbortRequested")),
+    # In web, which says what it wishes only when it has read the job.
+    "before abort": Point("before", f"{_EVENTS}:AbortRequested.after"),
     "after abort": Point("before", f"{_QUEUE}.stop"),
-    "before delete": Point("before", _APPLY, _events("DeleteRequested")),
+    "before delete": Point("before", f"{_EVENTS}:DeleteRequested.after"),
     "before stop": Point("before", f"{_LOCAL}.stop"),
     "within stop": Point("before", "runners.local.site_files:ring"),
     "after stop": Point("after", f"{_LOCAL}.stop"),
