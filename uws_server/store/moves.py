@@ -105,9 +105,10 @@ def _given(before: Job | None, after: Job) -> Iterator[Command]:
     """What the site has been given, and what of it is no longer wanted there."""
     site = keys.given(after.site)
     same = before is not None and before.attempt == after.attempt
-    # Once, when it is no longer wanted: what is told of it later brings back no note that is done with.
     kept = same and after.workload not in (Workload.NONE, Workload.STOPPING)
-    if before and before.touched and before.workload is not Workload.STOPPING and not kept:
+    # What changes meanwhile, such as its destruction, brings back no note that is done with.
+    still = same and before is not None and before.workload is after.workload
+    if before and before.touched and not (kept or still):
         yield "ZADD", site, 0, keys.attempt(before.id, before.attempt)
     if after.workload is Workload.ACTIVE and not (same and before and before.workload is Workload.ACTIVE):
         yield "ZADD", site, 1, keys.attempt(after.id, after.attempt)
