@@ -103,6 +103,8 @@ class ModelJob:
     def set_destruction(self, at: int) -> int:
         if self.phase == "ARCHIVED":
             return 403
+        if self.work == "stopping" and at != self.destruction:
+            self.unwanted.add(self.attempt)  # each change says so again: the stop may have made a new one
         self.destruction = at
         return 303
 

@@ -121,7 +121,7 @@ class MemoryStore:
         self._jobs[after.id] = after
         if before and before.touched:
             ending = after.workload in (Workload.NONE, Workload.STOPPING)
-            if (ending and before.workload is not after.workload) or before.attempt != after.attempt:
+            if ending or before.attempt != after.attempt:
                 self._unwanted.setdefault(before.site, set()).add((before.id, before.attempt))
         if after.workload is not Workload.CLAIMED:
             self._claims.pop(after.id, None)

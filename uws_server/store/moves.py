@@ -105,10 +105,7 @@ def _given(before: Job | None, after: Job) -> Iterator[Command]:
     """What the site has been given, and what of it is no longer wanted there."""
     site = keys.given(after.site)
     same = before is not None and before.attempt == after.attempt
-    kept = same and after.workload not in (Workload.NONE, Workload.STOPPING)
-    # What changes meanwhile, such as its destruction, brings back no note that is done with.
-    still = same and before is not None and before.workload is after.workload
-    if before and before.touched and not (kept or still):
+    if before and before.touched and not (same and after.workload not in (Workload.NONE, Workload.STOPPING)):
         yield "ZADD", site, 0, keys.attempt(before.id, before.attempt)
     if after.workload is Workload.ACTIVE and not (same and before and before.workload is Workload.ACTIVE):
         yield "ZADD", site, 1, keys.attempt(after.id, after.attempt)
