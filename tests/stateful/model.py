@@ -132,6 +132,7 @@ class ModelJob:
     def looked_at(self, now: int) -> None:
         """The watcher brings into the record what the site has, and ends what runs on too long."""
         listed, wanted, unwanted = set(self.site), self.work == "active", set(self.unwanted)
+        given = self.attempt  # what the site was asked about; news of it may make another one
         running = {number for number, seen in self.site.items() if seen.started and not seen.cause}
         for number, seen in sorted(self.site.items()):
             if not self.removed:
@@ -147,7 +148,7 @@ class ModelJob:
         if not self.removed and self.attempt in running and self._overrun(now):
             self._end("ABORTED")
         self.unwanted -= unwanted - listed
-        if not wanted or self.attempt in listed:
+        if not wanted or given in listed:
             self.missing = None
             return
         if self.missing is None or self.missing[0] != self.attempt:
