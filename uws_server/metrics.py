@@ -7,7 +7,10 @@ be set before this is imported; then whoever answers tells the sum of all. docs/
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from time import perf_counter
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client import generate_latest as _generate
@@ -22,6 +25,9 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _QUICK = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
 _SLOW = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)
+
+# Of several processes' words the last one counts.
+_latest = partial(Gauge, multiprocess_mode="mostrecent")
 
 PHASE_CHANGES = Counter(
     "uws_job_phase_changes_total", "Jobs that came to a phase.", ("service", "site", "phase")
@@ -61,35 +67,27 @@ SITE_CALL = Histogram(
     ("site", "operation", "outcome"),
     buckets=_QUICK,
 )
-LISTED = Gauge(
+LISTED = _latest(
     "uws_site_listed_timestamp_seconds",
     "When the watcher last saw all that a site runs, in seconds since 1970 UTC.",
     ("site",),
-    multiprocess_mode="mostrecent",
 )
-LEASE = Gauge(
-    "uws_lease_held", "1 while this process holds the lease.", ("lease",), multiprocess_mode="mostrecent"
-)
-QUEUE_JOBS = Gauge(
+LEASE = _latest("uws_lease_held", "1 while this process holds the lease.", ("lease",))
+QUEUE_JOBS = _latest(
     "uws_queue_jobs",
     "Jobs that wait for a site, in the lines of its first 1,000 owners.",
     ("site",),
-    multiprocess_mode="mostrecent",
 )
-QUEUE_OWNERS = Gauge(
-    "uws_queue_owners", "Owners with jobs that wait for a site.", ("site",), multiprocess_mode="mostrecent"
-)
-QUEUE_OLDEST = Gauge(
+QUEUE_OWNERS = _latest("uws_queue_owners", "Owners with jobs that wait for a site.", ("site",))
+QUEUE_OLDEST = _latest(
     "uws_queue_oldest_seconds",
     "How long the first of those jobs has waited.",
     ("site",),
-    multiprocess_mode="mostrecent",
 )
-ATTEMPTS = Gauge(
+ATTEMPTS = _latest(
     "uws_site_attempts",
     "Attempts that count against what a site can run.",
     ("site",),
-    multiprocess_mode="mostrecent",
 )
 _QUEUE = (QUEUE_JOBS, QUEUE_OWNERS, QUEUE_OLDEST, ATTEMPTS)
 
@@ -106,6 +104,23 @@ def written() -> bytes:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return _generate(registry)
+
+
+@contextmanager
+def timed(histogram: Histogram, outcomes: Mapping[type[Exception], str], *labels: str) -> Iterator[None]:
+    """Count and time what is done within, by ``labels`` and its outcome.
+
+    That is `ok`, the word in ``outcomes`` for the kind of exception that ended it, or `failed`.
+    """
+    begun, outcome = perf_counter(), "failed"
+    try:
+        yield
+        outcome = "ok"
+    except tuple(outcomes) as error:
+        outcome = next(word for kind, word in outcomes.items() if isinstance(error, kind))
+        raise
+    finally:
+        histogram.labels(*labels, outcome).observe(perf_counter() - begun)
 
 
 def job_changed(before: Job | None, after: Job, now: Instant, *, watched: bool) -> None:

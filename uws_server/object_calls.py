@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Literal
 
-from uws_server.metrics import OBJECT_CALL
+from uws_server.metrics import OBJECT_CALL, timed
 from uws_server.storage.base import Exists, NotStored, ObjectStore, StorageUnavailable, Stored, TooLong
 
 _OUTCOMES: dict[type[Exception], str] = {
@@ -18,17 +17,8 @@ _OUTCOMES: dict[type[Exception], str] = {
 }
 
 
-@contextmanager
-def _counted(operation: str) -> Iterator[None]:
-    begun, outcome = time.perf_counter(), "failed"
-    try:
-        yield
-        outcome = "ok"
-    except tuple(_OUTCOMES) as error:
-        outcome = next(word for kind, word in _OUTCOMES.items() if isinstance(error, kind))
-        raise
-    finally:
-        OBJECT_CALL.labels(operation, outcome).observe(time.perf_counter() - begun)
+def _counted(operation: str) -> AbstractContextManager[None]:
+    return timed(OBJECT_CALL, _OUTCOMES, operation)
 
 
 class CountedObjects:

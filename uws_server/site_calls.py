@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 
-from runners.base import Busy, NotYet, Observation, Runner, Unreachable, Unrunnable, no_doubt
+from runners.base import Busy, Observation, Runner, Unreachable, Unrunnable, no_doubt
 from uws_server.domain.runspec import RunSpec
-from uws_server.metrics import LISTED, SITE_CALL
+from uws_server.metrics import LISTED, SITE_CALL, timed
 
-_OUTCOMES = {Busy: "busy", NotYet: "busy", Unrunnable: "unrunnable", Unreachable: "unreachable"}
+_OUTCOMES: dict[type[Exception], str] = {
+    Busy: "busy",
+    Unrunnable: "unrunnable",
+    Unreachable: "unreachable",
+}
 
 
 class CountedRunner:
@@ -22,16 +25,8 @@ class CountedRunner:
         self._listed = listed
         self.overrun_seconds = runner.overrun_seconds
 
-    @contextmanager
-    def _counted(self, operation: str) -> Iterator[None]:
-        begun, outcome = time.perf_counter(), "ok"
-        try:
-            yield
-        except Exception as error:
-            outcome = _OUTCOMES.get(type(error), "failed")
-            raise
-        finally:
-            SITE_CALL.labels(self._site, operation, outcome).observe(time.perf_counter() - begun)
+    def _counted(self, operation: str) -> AbstractContextManager[None]:
+        return timed(SITE_CALL, _OUTCOMES, self._site, operation)
 
     def start(
         self, spec: RunSpec, agent_url: str, token: str, confirm: Callable[[], None] = no_doubt
