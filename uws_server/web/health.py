@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, abort, request
 
 from uws_server import metrics
-from uws_server.domain.errors import NotFound
 from uws_server.readiness import Answer, Readiness, of_objects, of_store
 from uws_server.web.answers import text
 from uws_server.web.errors import refusal
 from uws_server.web.parts import Parts
 
 _PATHS = ("/healthz", "/readyz", "/metrics")
-_NOTHING = "there is nothing at this address"
 
 
 def readiness_of(parts: Parts) -> Readiness:
@@ -53,7 +51,7 @@ def health_blueprint(parts: Parts, readiness: Readiness) -> Blueprint:
     @blueprint.route("/metrics", methods=["GET"], provide_automatic_options=False)
     def numbers() -> Response:
         if not at_operators_port(request.environ, parts.operator_port):
-            raise NotFound(_NOTHING)
+            abort(404)
         return Response(metrics.written(), content_type=metrics.CONTENT_TYPE)
 
     return blueprint
@@ -76,4 +74,4 @@ def refuse_others(environ: Mapping[str, Any]) -> None:
     """
     path: str = environ["PATH_INFO"]
     if not any(path == ours or path.startswith(f"{ours}/") for ours in _PATHS):
-        raise NotFound(_NOTHING)
+        abort(404)
