@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,17 +23,6 @@ from uws_server.domain.runspec import AttemptLimits, Output
 from uws_server.domain.wire import FENCED, STAGE_OUT_FAILED
 
 MIB = 1024 * 1024
-
-
-@pytest.fixture
-def door(tmp_path: Path) -> DoorDouble:
-    return DoorDouble(tmp_path / "store")
-
-
-@pytest.fixture
-def port(door: DoorDouble) -> Iterator[int]:
-    with serving(door.app()) as number:
-        yield number
 
 
 def sha256(content: bytes) -> str:

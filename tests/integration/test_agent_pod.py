@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.agent_door import TOKEN, Attempt, DoorDouble, ended, serving, until
+from tests.integration.agent_door import TOKEN, Attempt, DoorDouble, ended, until
 from uws_server.domain.wire import PATH
 
 AGENT = """
@@ -22,17 +21,6 @@ from runners.agent.pod import Pod
 top, control, termination = map(Path, sys.argv[1:])
 sys.exit(Pod(top, control, os.environ, termination).run())
 """
-
-
-@pytest.fixture
-def door(tmp_path: Path) -> DoorDouble:
-    return DoorDouble(tmp_path / "store")
-
-
-@pytest.fixture
-def port(door: DoorDouble) -> Iterator[int]:
-    with serving(door.app()) as number:
-        yield number
 
 
 @pytest.mark.covers("4:fault-agent")

@@ -577,11 +577,6 @@ def test_files_of_other_machines(tmp_path: Path) -> None:
     assert "no file of this machine" in said["message"]
 
 
-@pytest.fixture
-def door(tmp_path: Path) -> DoorDouble:
-    return DoorDouble(tmp_path / "store")
-
-
 @pytest.mark.covers("3:agent-stage-in")
 @pytest.mark.parametrize("name", ["table.csv", "ünï cödé", "100%", "a+b?c#d", "%2e"])
 def test_uploads(door: DoorDouble, tmp_path: Path, name: str) -> None:
