@@ -89,20 +89,17 @@ class Cluster:
     def import_image(self, archive: Path) -> None:
         """Put the images of an archive (of `images.pack`, or of ``docker save``) on every node."""
         for node in self.nodes():
-            node.inside(
-                "ctr", "--address", node.containerd, "--namespace=k8s.io", "images", "import", archive
-            )
+            node.inside(*_images(node), "import", archive)
 
     def tag_image(self, image: str, name: str) -> None:
         """Give an image another name, on every node."""
         for node in self.nodes():
-            ctr = ("ctr", "--address", str(node.containerd), "--namespace=k8s.io", "images")
-            node.inside(*ctr, "tag", "--force", image, name)
+            node.inside(*_images(node), "tag", "--force", image, name)
 
     def push_image(self, image: str, name: str) -> str:
         """Push an image of node 1 to the registry as ``name:tag``; gives the reference that pods name."""
         node, reference = self.node(1), f"{REGISTRY}/{name}"
-        ctr = ("ctr", "--address", str(node.containerd), "--namespace=k8s.io", "images")
+        ctr = _images(node)
         node.inside(*ctr, "tag", "--force", image, reference)
         try:
             login = ("--user", f"{REGISTRY_USER}:{REGISTRY_PASSWORD}")
@@ -124,3 +121,8 @@ class Cluster:
             }
         )
         return name
+
+
+def _images(node: Node) -> tuple[str, ...]:
+    """The beginning of a command on a node's images."""
+    return ("ctr", "--address", str(node.containerd), "--namespace=k8s.io", "images")
