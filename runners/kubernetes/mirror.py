@@ -122,9 +122,7 @@ class Attempts:
         self.jobs = _Jobs(self)
         self.pods = _Pods(self)
         self.refusals = _Refusals(self)
-        self._doubts: dict[
-            Attempt, int
-        ] = {}  # ended Jobs without pods → the last list of pods asked for before
+        self._doubts: dict[Attempt, int] = {}  # ended Jobs without pods → the last list of pods asked before
         self._ghosts: dict[Attempt, float] = {}  # Jobs that are gone → since when
         self._alone: set[Attempt] = set()  # what had pods and no Job when Jobs were last listed
         self._ended: dict[Attempt, str] = {}  # what was seen to its end → uid of its Job
