@@ -54,7 +54,7 @@ from uws_server.store.redis import RedisStore
 
 pytestmark = pytest.mark.covers("3:contract-store", "3:redis-and-valkey")
 
-RUN = RunRequested("local", 1000, 100)
+RUN = RunRequested("local", 1000, 100, NOW)
 ROOM = Capacity(jobs=100, cpu_milli=10**6, memory_bytes=10**12)
 
 
@@ -648,7 +648,7 @@ def test_a_claim_looks_at_heads_not_at_lines(redis_store: RedisStore) -> None:
     """Commands that one claim costs, with a long line and many owners that do not fit."""
     for number in range(400):
         put(redis_store, id=f"big{number}", owner=f"owner {number % 40}", cpu_milli=1)
-        apply(redis_store, f"big{number}", RunRequested("local", 600, 0))
+        apply(redis_store, f"big{number}", RunRequested("local", 600, 0, NOW))
     assert redis_store.claim("local", Capacity(10, 1000, 10**9), 60)  # beside which no other fits
 
     def commands() -> int:

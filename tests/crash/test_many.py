@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -19,10 +20,15 @@ from uws_server.domain.job import Workload
 JOBS = 200
 SUPERVISORS = 5
 ROUNDS = 2  # each kills every kind of process once, in random order
+SLOWER = 1.2
 
 
 class Chaos:
-    """Kills processes in a thread of its own, one after the other, and starts each again as `up` would."""
+    """Kills processes in a thread of its own, one after the other, and starts each again as `up` would.
+
+    Each round of kills takes longer than the one before, so that work is done between two of them however
+    slow the machine is.
+    """
 
     def __init__(self, machine: Machine, seed: int) -> None:
         self._machine = machine
@@ -35,20 +41,20 @@ class Chaos:
 
     def _run(self) -> None:
         try:
-            for role in self._roles():
+            for role, pause in self._roles():
                 self._machine.kill(role)
                 self.killed[role] += 1
                 self._machine.revive()
-                # Long enough for some work to be done in between, however slow the machine.
-                self._stop.wait(self._random.uniform(0.5, 2.0))
+                self._stop.wait(self._random.uniform(0.5, 2.0) * pause)
                 if self._stop.is_set():
                     return
         except BaseException as error:  # noqa: BLE001  told to the test
             self.error = error
 
-    def _roles(self) -> Iterator[str]:
-        while True:
-            yield from self._random.sample([*ROLES, "redis"], len(ROLES) + 1)
+    def _roles(self) -> Iterator[tuple[str, float]]:
+        for number in itertools.count():
+            for role in self._random.sample([*ROLES, "redis"], len(ROLES) + 1):
+                yield role, SLOWER**number
 
     def everything_killed(self, times: int) -> bool:
         if self.error:
@@ -63,7 +69,7 @@ class Chaos:
 
 
 @pytest.mark.serial
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.covers("3:crash-200", "3:reconciler", "3:queue-lost-wakeup", "3:up-comes-back")
 def test_200_jobs_in_flight(tmp_path_factory: pytest.TempPathFactory) -> None:
     with machine(tmp_path_factory.mktemp("m"), jobs=JOBS) as site:
@@ -72,11 +78,11 @@ def test_200_jobs_in_flight(tmp_path_factory: pytest.TempPathFactory) -> None:
         with ThreadPoolExecutor(8) as clients:
             ids = list(clients.map(lambda _: site.submit(timeout=120), range(JOBS)))
         assert len(set(ids)) == JOBS
-        until(lambda: len(site.gate.waiting()) == JOBS, lambda: _said(site, ids), 240)
+        until(lambda: len(site.gate.waiting()) == JOBS, lambda: _said(site, ids), 400)
         lost = _kill_supervisors(site)
         until(lambda: chaos.everything_killed(ROUNDS), lambda: chaos.killed, 120)
         site.gate.open()
-        until(lambda: _settled(site, ids), lambda: _said(site, ids), 240)
+        until(lambda: _settled(site, ids), lambda: _said(site, ids), 400)
         chaos.end()
 
         jobs = {job_id: site.job(job_id) for job_id in ids}

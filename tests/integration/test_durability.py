@@ -120,7 +120,7 @@ class Submissions:
                 self._store.create(job)
                 self.acknowledged[job.id] = job
                 if number % 2:
-                    queued = advance(job, RunRequested("local", 100, 100), NOW)
+                    queued = advance(job, RunRequested("local", 100, 100, NOW), NOW)
                     assert self._store.change(job, queued)
                     self.acknowledged[job.id] = queued
                 if number % 8 == 1:

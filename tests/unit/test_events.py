@@ -32,7 +32,7 @@ from uws_server.domain.events import (
 from uws_server.domain.job import Job, Parameter, Workload
 from uws_server.domain.phase import Phase, allows
 
-RUN = RunRequested("local", 1000, 0)
+RUN = RunRequested("local", 1000, 0, NOW)
 
 
 def after(*happened: Event) -> Job:

@@ -19,7 +19,7 @@ from uws_server.service.waiting import Waiting
 from uws_server.store.base import JobEvent, StoreUnavailable
 from uws_server.store.memory import MemoryStore
 
-RUN = RunRequested("local", 1000, 0)
+RUN = RunRequested("local", 1000, 0, NOW)
 
 
 class Counting(MemoryStore):

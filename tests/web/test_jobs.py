@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.web.world import BASE, START, UWS, XLINK, XSI, Client, World, local, texts, validate
+from tests.web.world import BASE, ROOM, START, UWS, XLINK, XSI, Client, World, local, texts, validate
 from uws_server.domain import events
 from uws_server.domain.errors import Unavailable
 from uws_server.domain.instants import to_iso
+from uws_server.domain.job import Job
 from uws_server.domain.phase import ABORTABLE, LISTED, TERMINAL, UNSTARTED, Phase
 from uws_server.storage.base import StorageUnavailable
-from uws_server.store.base import StoreUnavailable
+from uws_server.store.base import Lease, StoreUnavailable
 
 covers = pytest.mark.covers
 NIL = f"{XSI}nil"
@@ -493,6 +494,24 @@ def test_run_only_what_has_not_started(client: Client, world: World, phase: Phas
     else:
         assert response.status_code == 403
         assert world.store.get(job.id) == job
+
+
+@covers("UWS-25", "3:uws-resources")
+def test_run_is_obeyed_though_its_reply_was_lost_and_a_worker_is_quicker_than_its_repetition(
+    client: Client, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = client.create()
+    change = world.store.change
+
+    def repeated(before: Job, after: Job, lease: Lease | None = None) -> bool:
+        monkeypatch.undo()
+        assert change(before, after, lease)
+        assert world.store.claim("local", ROOM, 60)
+        return change(before, after, lease)
+
+    monkeypatch.setattr(world.store, "change", repeated)
+    assert client.post(f"{path}/phase", data={"PHASE": "RUN"}).status_code == 303
+    assert client.post(f"{path}/phase", data={"PHASE": "RUN"}).status_code == 403
 
 
 @covers("UWS-26", "UWS-06", "UWS-28", "UWS-21", "3:bad-phase")

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 from werkzeug.test import TestResponse
 
+from tests.jobs import NOW
 from tests.web.world import Client, World, texts
 from uws_server.domain import events
 from uws_server.domain.phase import ACTIVE, Phase
@@ -57,7 +58,7 @@ def test_wait_returns_when_the_phase_changes(world: World, pool: ThreadPoolExecu
     parked(world, 20)
     assert not any(one.done() for one in waiting)
     began = time.monotonic()
-    world.apply(job.id, events.RunRequested("local", 1000, 0))
+    world.apply(job.id, events.RunRequested("local", 1000, 0, NOW))
     for one in waiting:
         response = one.result(5)
         assert response.status_code == 200

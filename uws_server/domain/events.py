@@ -39,22 +39,25 @@ def advance(job: Job, event: Event, now: Instant) -> Job:
 
 @dataclass(frozen=True, slots=True)
 class RunRequested:
-    """``PHASE=RUN``: commit the job to a site's waiting line."""
+    """``PHASE=RUN``, wished for at an instant by the store's clock: commit the job to a site's waiting line."""
 
     site: str
     cpu_milli: int
     memory_bytes: int
+    at: Instant
 
     def after(self, job: Job, now: Instant) -> Job:
         """QUEUED, in line (UWS-25)."""
         if job.deleted:
             raise Forbidden("the job was deleted")
+        if job.queued == self.at:
+            return job  # this very wish was stored, its reply lost, and a worker is quicker than its repetition
         if job.phase not in UNSTARTED:
             raise Forbidden(f"a job in phase {job.phase} cannot be run; only PENDING and HELD ones can")
         return _to(
             job,
             Phase.QUEUED,
-            queued=now,
+            queued=self.at,
             site=self.site,
             cpu_milli=self.cpu_milli,
             memory_bytes=self.memory_bytes,

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from job_templates.catalog import Catalog
 from job_templates.template import Template
@@ -131,7 +132,7 @@ class Jobs:
         job_id: str,
         parameters: tuple[Parameter, ...],
         request: Request,
-        wish: RunRequested,
+        wish: Callable[[Instant], RunRequested],
     ) -> Job:
         now = self._clock()
         job = Job(
@@ -148,7 +149,7 @@ class Jobs:
             template=template.digest,
         )
         if request.run:
-            job = replace(advance(job, wish, now), version=1)
+            job = replace(advance(job, wish(now), now), version=1)
         fingerprint = _fingerprint(template.name, request, parameters) if request.idempotency_key else ""
         try:
             stored = self._store.create(job, request.idempotency_key, fingerprint)
@@ -186,14 +187,16 @@ class Jobs:
     def _named(self, template: Template, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
         return tuple(replace(parameter, name=template.canonical(parameter.name)) for parameter in parameters)
 
-    def _placed(self, template: Template, parameters: Sequence[Parameter]) -> RunRequested:
-        """Where a job with these parameters would run, and with what.
+    def _placed(
+        self, template: Template, parameters: Sequence[Parameter]
+    ) -> Callable[[Instant], RunRequested]:
+        """The wish to run a job with these parameters, but for its instant: where it would run, with what.
 
         :raises BadRequest: no site could ever run it; known before that is wished for.
         """
         resources = template.resources_of(parameters)
         site = site_for(self._sites.values(), template, resources)
-        return RunRequested(site.name, resources.cpu_milli, resources.memory_bytes)
+        return partial(RunRequested, site.name, resources.cpu_milli, resources.memory_bytes)
 
     def _destruction(self, template: Template, wish: Instant, now: Instant) -> Instant:
         # A wish in the past means "destroy now" (UWS-67); one beyond the ceiling is clipped (UWS-66).
@@ -258,10 +261,11 @@ class Jobs:
     def run(self, caller: Caller, service: str, job_id: str) -> Job:
         """``PHASE=RUN``: QUEUED is stored when this returns."""
         template = self._catalog.get(service)
+        now = self._clock()
 
         def wish(found: Job) -> RunRequested:
-            wanted = self._placed(template, found.parameters)
-            advance(found, wanted, self._clock())  # refused before the parameters are looked at
+            wanted = self._placed(template, found.parameters)(now)
+            advance(found, wanted, now)  # refused before the parameters are looked at
             self._uploads.check(template, found.id, found.parameters)
             return wanted
 
