@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from time import perf_counter
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -89,6 +89,7 @@ ATTEMPTS = _latest(
     "Attempts that count against what a site can run.",
     ("site",),
 )
+_phase_changes = cache(PHASE_CHANGES.labels)  # to look one up takes longer than to count
 _QUEUE = (QUEUE_JOBS, QUEUE_OWNERS, QUEUE_OLDEST, ATTEMPTS)
 
 
@@ -129,7 +130,7 @@ def job_changed(before: Job | None, after: Job, now: Instant, *, watched: bool) 
         ATTEMPTS_LOST.labels(after.service, after.site).inc()
     if before and before.phase is after.phase:
         return
-    PHASE_CHANGES.labels(after.service, after.site, after.phase.value).inc()
+    _phase_changes(after.service, after.site, after.phase.value).inc()
     executing = after.phase is Phase.EXECUTING
     if executing and after.started is not None and after.queued is not None:
         START.labels(after.service, after.site).observe(max(0, after.started - after.queued) / 1000)

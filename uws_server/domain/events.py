@@ -39,7 +39,7 @@ def advance(job: Job, event: Event, now: Instant) -> Job:
 
 @dataclass(frozen=True, slots=True)
 class RunRequested:
-    """``PHASE=RUN``, wished for at an instant by the store's clock: commit the job to a site's waiting line."""
+    """``PHASE=RUN``, wished for at one instant: commit the job to a site's waiting line."""
 
     site: str
     cpu_milli: int
@@ -51,7 +51,9 @@ class RunRequested:
         if job.deleted:
             raise Forbidden("the job was deleted")
         if job.queued == self.at:
-            return job  # this very wish was stored, its reply lost, and a worker is quicker than its repetition
+            return (
+                job  # this very wish was stored, its reply lost, and a worker is quicker than its repetition
+            )
         if job.phase not in UNSTARTED:
             raise Forbidden(f"a job in phase {job.phase} cannot be run; only PENDING and HELD ones can")
         return _to(

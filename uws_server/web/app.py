@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from time import perf_counter
 
 from flask import Flask, Request, Response, request
@@ -28,6 +29,10 @@ from uws_server.web.sync import sync_blueprint
 from uws_server.web.vosi import vosi_blueprint
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
+_requests, _request = (
+    cache(REQUESTS.labels),
+    cache(REQUEST.labels),
+)  # a look takes longer than a count
 
 
 class _NoSession(SessionInterface):
@@ -59,9 +64,9 @@ class Edge(Flask):
         response = super().full_dispatch_request()
         route = request.url_rule.rule if request.url_rule else "none"
         method = request.method if request.method in _METHODS else "other"
-        REQUESTS.labels(method, route, response.status_code).inc()
+        _requests(method, route, response.status_code).inc()
         if "WAIT=" not in request.environ.get("QUERY_STRING", "").upper():
-            REQUEST.labels(method, route).observe(perf_counter() - begun)
+            _request(method, route).observe(perf_counter() - begun)
         return response
 
     def process_response(self, response: Response) -> Response:

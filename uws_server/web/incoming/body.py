@@ -38,7 +38,7 @@ def chunks(request: Request, limit: int, bounds: Bounds) -> Iterator[bytes]:
     # Checked below, with a sentence of ours.
     request.max_content_length = None
     received = 0
-    while True:
+    while announced is None or received < announced:
         chunk = piece(request, bounds.patience)
         if not chunk:
             break
