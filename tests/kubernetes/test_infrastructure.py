@@ -145,7 +145,7 @@ class Machinery(Site):
     def completed(self, job: str, attempts: int = 1, seconds: float = 90) -> None:
         """It has done its work, in so many attempts of one start each, and nothing is left of it."""
         seen = self.ended(job, "COMPLETED", seconds)
-        assert seen["attempt"] == attempts
+        assert seen["attempt"] == attempts, (seen, self.up.log.read_text(errors="replace")[-20_000:])
         assert self.result(job, "stdout") == b"done\n"
         self.clear(job, dict.fromkeys(range(1, attempts + 1), 1))
 
