@@ -52,7 +52,9 @@ parameters = st.lists(
 ).map(tuple)
 
 wishes = st.one_of(
-    st.builds(events.RunRequested, st.just("local"), st.integers(100, 3000), st.integers(0, 10**9), st.just(NOW)),
+    st.builds(
+        events.RunRequested, st.just("local"), st.integers(100, 3000), st.integers(0, 10**9), st.just(NOW)
+    ),
     st.builds(events.AbortRequested),
     st.builds(events.ParametersPut, parameters),
     st.builds(events.DurationChanged, st.integers(0, 2**31 - 1)),
