@@ -67,6 +67,8 @@ class Follower:
         self._deadline = Deadline()
         self._live = False
         self._start_told = False
+        self.told_to_end = False
+        """Whether a SIGTERM has come."""
         self._grace = max(1, attempt.spec.limits.grace)
 
     def heed(self) -> None:
@@ -131,6 +133,7 @@ class Follower:
                 self._start_told = door.started(at)
 
     def _terminate(self, _signal: int, _frame: FrameType | None) -> None:
+        self.told_to_end = True
         seconds = self._seconds_left()
         self._deadline.set(seconds)
         backstop = threading.Timer(seconds + 0.5, self._give_up)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -29,6 +28,7 @@ TERMINATION = Path("/dev/termination-log")
 _MESSAGE = 4000  # bytes; the kubelet cuts at 4096
 _TAIL = 1024  # bytes of stderr that are looked at
 _GO, _NEVER = "go", "never"
+_END = {signal.SIGTERM}
 
 
 class Pod:
@@ -50,7 +50,7 @@ class Pod:
         self._work = environment["UWS_WORK"]
 
     def run(self) -> int:
-        """Everything from the first question to the manifest; the exit code."""
+        """Everything from the first question to the SIGTERM after the manifest; the exit code."""
         try:
             if not (self._top / "spec.json").exists():
                 self._begin()
@@ -70,6 +70,10 @@ class Pod:
         (self._control / _GO).touch()
         code = follower.run()
         self._say(self._last_word(attempt))
+        # Who leaves before the SIGTERM is started again, and it would meet that one unprepared.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _END)
+        if not follower.told_to_end:
+            signal.sigwait(_END)
         return code
 
     def _begin(self) -> None:
@@ -106,10 +110,10 @@ class Pod:
     def _never(self, code: int, word: dict[str, Any]) -> int:
         """Keep the user's code from starting, and wait to be ended: who leaves earlier is started again."""
         self._say(word)
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(code))
+        signal.pthread_sigmask(signal.SIG_BLOCK, _END)
         (self._control / _NEVER).touch()
-        while True:
-            signal.pause()
+        signal.sigwait(_END)
+        return code
 
     def _last_word(self, attempt: AttemptDir) -> dict[str, Any]:
         out = attempt.read_json("stage-out.json") or {}
