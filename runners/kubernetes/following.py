@@ -36,19 +36,15 @@ class Order:
         self._position = 0
         self._watched = 0  # up to which version each event was told
         self._listing = False
-        self._present: set[str] = set()  # what the list that is under way has told of
-        self._buried: set[str] = set()  # what was deleted since it began
+        self._asked_at = 0  # the position when the list that is under way was asked for
+        self._present: set[str] = set()  # what it has told of
+        self._buried: set[str] = set()  # what was deleted since it was asked for
         self._absent: set[str] = (
             set()
         )  # what the last list did not tell of, while its deletion may yet be told
 
     def __len__(self) -> int:
         return len(self._known)
-
-    @property
-    def position(self) -> int:
-        """The newest version that anything was told of."""
-        return self._position
 
     def event(self, kind: str, uid: str, version: int) -> bool:
         """Whether this event of a watch is news. A watch that begins anew may repeat what was told."""
@@ -69,15 +65,20 @@ class Order:
         self._watched = max(self._watched, version)
         self._position = max(self._position, version)
 
-    def begin(self, version: int, asked_at: int) -> bool:
-        """A list of this version begins; ``asked_at`` was the position when it was asked for.
+    def asked(self) -> None:
+        """A list is asked for: what is deleted from now on it may still tell of, as its answer takes time."""
+        self._listing, self._present, self._buried = True, set(), set()
+        self._asked_at = self._position
+
+    def begin(self, version: int) -> bool:
+        """The list that was asked for begins to be told, and is of this version.
 
         :return: whether the cluster's past is another one, so that no version known before counts.
         """
-        self._listing, self._present, self._buried = True, set(), set()
-        another = version < asked_at
+        another = version < self._asked_at
         if another:
             self._known = dict.fromkeys(self._known, -1)
+            self._buried = set()
             self._position = self._watched = version
         self._position = max(self._position, version)
         return another
@@ -205,7 +206,7 @@ class Following:
         with self._lock:
             self._wanted = False
             self.begun += 1
-            asked_at = self._order.position
+            self._order.asked()
         asked = time.monotonic()
         version = -1
         try:
@@ -213,7 +214,7 @@ class Following:
                 if version < 0:
                     version = int(page["metadata"]["resourceVersion"])
                     with self._lock:
-                        if self._order.begin(version, asked_at):
+                        if self._order.begin(version):
                             log.warning("%s: the cluster was set back; all of it is read anew", self._path)
                             self._version = ""
                 for document in page["items"]:

@@ -304,10 +304,14 @@ class Told:
             else:
                 self.readers[kind].changed(document)
 
-    def begin(self, kind: str, version: int) -> None:
+    def ask(self, kind: str) -> None:
         if kind == PODS:
             self.begun += 1
-        self.orders[kind].begin(version, self.orders[kind].position)
+        self.orders[kind].asked()
+
+    def begin(self, kind: str, version: int) -> None:
+        self.ask(kind)
+        self.orders[kind].begin(version)
 
     def tell(self, kind: str, document: Document, version: int) -> None:
         if self.orders[kind].listed(document["metadata"]["uid"], version):
@@ -365,6 +369,17 @@ def test_a_list_that_is_older_than_an_event_does_not_undo_it() -> None:
     told.end(JOBS, 10)
     told.end(PODS, 10)
     assert told.state(A) is State.RUNNING  # its pod goes on
+
+
+def test_a_list_brings_nothing_back_that_went_while_its_answer_was_on_its_way() -> None:
+    told = Told()
+    told.event(JOBS, "ADDED", job(A, "j", "Complete"), 5)
+    told.ask(JOBS)
+    told.event(JOBS, "DELETED", job(A, "j", "Complete"), 12)
+    told.orders[JOBS].begin(10)
+    told.tell(JOBS, job(A, "j"), 5)
+    told.end(JOBS, 10)
+    assert not told.attempts.jobs.knows("j")
 
 
 def test_what_came_after_a_list_is_not_gone_because_the_list_has_it_not() -> None:
@@ -575,6 +590,7 @@ class Interleaving(RuleBasedStateMachine):
         self.now: dict[str, dict[Key, tuple[Document, int]]] = {JOBS: {}, PODS: {}}
         self.history: dict[str, list[tuple[str, Document, int]]] = {JOBS: [], PODS: []}
         self.watched = {JOBS: 0, PODS: 0}
+        self.asked: dict[str, tuple[list[tuple[Document, int]], int] | None] = {JOBS: None, PODS: None}
         self.listing: dict[str, tuple[list[tuple[Document, int]], int] | None] = {JOBS: None, PODS: None}
 
     def happens(self, kind: str, what: str, key: Key, document: Document) -> None:
@@ -624,10 +640,16 @@ class Interleaving(RuleBasedStateMachine):
         self.watched[kind] = max(0, self.watched[kind] - back)
 
     @rule(kind=KINDS)
+    def list_is_asked_for(self, kind: str) -> None:
+        if self.asked[kind] is None and self.listing[kind] is None:
+            self.told.ask(kind)
+            self.asked[kind] = list(self.now[kind].values()), self.version
+
+    @rule(kind=KINDS)
     def list_begins(self, kind: str) -> None:
-        if self.listing[kind] is None:
-            self.told.begin(kind, self.version)
-            self.listing[kind] = list(self.now[kind].values()), self.version
+        if (answer := self.asked[kind]) is not None:
+            self.told.orders[kind].begin(answer[1])
+            self.asked[kind], self.listing[kind] = None, answer
 
     @rule(kind=KINDS, most=AMOUNTS)
     def list_goes_on(self, kind: str, most: int) -> None:
@@ -645,9 +667,9 @@ class Interleaving(RuleBasedStateMachine):
 
     @rule(kind=KINDS)
     def list_breaks_off(self, kind: str) -> None:
-        if self.listing[kind] is not None:
+        if self.asked[kind] is not None or self.listing[kind] is not None:
             self.told.orders[kind].broken()
-            self.listing[kind] = None
+            self.asked[kind] = self.listing[kind] = None
 
     def teardown(self) -> None:
         """Once all is told, what is observed is what a mirror that begins now would observe."""
@@ -655,6 +677,7 @@ class Interleaving(RuleBasedStateMachine):
         for key in self.now[PODS].keys() - self.now[JOBS].keys():  # as the garbage collector does
             self.happens(PODS, "DELETED", key, self.now[PODS][key][0])
         for kind in (JOBS, PODS):
+            self.list_begins(kind)
             self.list_ends(kind)
             self.watch_tells(kind, len(self.history[kind]))
         for told in (self.told, fresh):
