@@ -75,6 +75,7 @@ class Observation:
     outcome: Outcome | None = None
     image: str = ""
     silent: bool = False  # the site has not heard of it lately: what it says here is of before
+    stuck: bool | None = False  # in vain it waits for what ``reason`` says; None: that is not known just now
 
 
 class Busy(Exception):

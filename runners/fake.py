@@ -116,7 +116,16 @@ class FakeRunner:
             if found.seen.state is not State.STAGING:
                 raise ValueError(f"attempt {attempt} of job {job_id} is {found.seen.state.value}")
             self.site.runs.append((job_id, attempt))
-            found.seen = replace(found.seen, state=State.RUNNING, reason="", started=self.site.clock())
+            found.seen = replace(
+                found.seen, state=State.RUNNING, reason="", stuck=False, started=self.site.clock()
+            )
+            self._tell()
+
+    def wait_for(self, job_id: str, attempt: int, reason: str, *, stuck: bool | None = False) -> None:
+        """The attempt waits for something, which comes by waiting or, where it is ``stuck``, does not."""
+        with self.site.news:
+            found = self.site.attempts[job_id, attempt]
+            found.seen = replace(found.seen, reason=reason, stuck=stuck)
             self._tell()
 
     def silence(self, job_id: str, attempt: int, *, silent: bool = True) -> None:
@@ -166,7 +175,7 @@ class FakeRunner:
         ended = found.seen.ended
         if found.seen.started is not None and ended is None:
             ended = self.site.clock()
-        found.seen = replace(found.seen, state=state, reason="", ended=ended, outcome=outcome)
+        found.seen = replace(found.seen, state=state, reason="", stuck=False, ended=ended, outcome=outcome)
         self._tell()
 
     def _tell(self) -> None:

@@ -6,10 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import chain, islice
 
 from runners.base import Attempt, Cause, Observation, Outcome, Runner, State, Unreachable
 from runners.forgetting import Forgetting
+from runners.stuck import Stuck
 from uws_server.domain.errors import NotFound
 from uws_server.domain.events import (
     AttemptLost,
@@ -71,6 +73,7 @@ class Watcher:
         attempts: int,
         clock: Callable[[], Instant],
         lost_after: float,
+        pending_limit: float = 0,
         lease_seconds: float = 10,
         relist_seconds: float = 60,
         monotonic: Callable[[], float] = time.monotonic,
@@ -95,6 +98,7 @@ class Watcher:
         self._forgetting = Forgetting(runner)
         self._unwanted: frozenset[Attempt] = frozenset()  # what the site has no reason to keep
         self._missing: dict[Attempt, float] = {}  # since when
+        self._stuck = Stuck(pending_limit)
 
     def run(self, stop: threading.Event) -> None:
         """Watch until ``stop`` is set."""
@@ -145,6 +149,7 @@ class Watcher:
             if known is not None and known[0] == observation and attempt not in again:
                 continue
             self._seen.pop(attempt, None)
+            self._stuck.leave(attempt)
             try:
                 noted = self._note(observation, lease)
             except (StoreUnavailable, StorageUnavailable, FencedOff):
@@ -157,7 +162,9 @@ class Watcher:
                 self._seen[attempt] = observation, now
         for attempt in self._seen.keys() - present:
             del self._seen[attempt]
+            self._stuck.leave(attempt)
         self._end_overrun(running, lease)
+        self._end_stuck(lease)
         if given is not None:
             self._compare(given, present, lease)
             self._next_full_pass = self._monotonic() + self._relist_seconds
@@ -172,6 +179,7 @@ class Watcher:
             self._fence, self._next_full_pass = lease.fence, 0.0
             self._missing.clear()
             self._seen.clear()
+            self._stuck.clear()
         if self._monotonic() < self._next_full_pass:
             return None
         given = self._store.given(self._site)
@@ -191,6 +199,7 @@ class Watcher:
         except Exception:
             self._missing.clear()
             self._settled_at = self._monotonic() + _SETTLE
+            self._stuck.silence(self._store.now())
             raise
 
     def _compare(self, given: dict[Attempt, bool], present: set[Attempt], lease: Lease) -> None:
@@ -232,6 +241,14 @@ class Watcher:
             if job is not None and (job_id, job.attempt) in running:
                 self._changes.apply(job_id, TimedOut(job.attempt, now), lease)
 
+    def _end_stuck(self, lease: Lease) -> None:
+        """Fail what has waited at the site for too long for what waiting does not bring."""
+        for job_id, event in self._stuck.due(self._store.now()) if self._stuck else ():
+            log.warning("job %s attempt %d: %s", job_id, event.attempt, event.error.message)
+            self._stuck.leave((job_id, event.attempt))
+            with suppress(NotFound):
+                self._changes.apply(job_id, event, lease)
+
     def _note(self, seen: Observation, lease: Lease) -> bool:
         """Bring an observation into the record; False when it should be looked at again soon."""
         job: Job | None = None
@@ -241,6 +258,7 @@ class Watcher:
             job = job or self._store.get(seen.job_id)
         except NotFound:
             job = None
+        self._stuck.note(seen, job)
         attempt = seen.job_id, seen.attempt
         if job is None and attempt not in self._unwanted:
             # Not ours, or the store lost it: no reason to remove anything.
@@ -267,7 +285,8 @@ class Watcher:
         if seen.state is State.STAGING:
             yield Launched(number)
             if seen.reason:
-                yield Reasoned(number, seen.reason)
+                stuck = self._store.now() if seen.stuck else None
+                yield Reasoned(number, seen.reason, stuck, open=seen.stuck is None)
             return
         if seen.started is not None:
             yield Started(number, seen.started)

@@ -96,6 +96,7 @@ class Engine:
             attempts=2,
             clock=self.clock,
             lost_after=300,
+            pending_limit=600,
             monotonic=lambda: self.now / 1000,
         )
 

@@ -303,6 +303,7 @@ def watch(file: Path | None, data: Path | None, site: str, holder: str | None) -
             attempts=settings.jobs.attempts,
             clock=services.clock,
             lost_after=sites.site(settings, site).lost_after,
+            pending_limit=sites.site(settings, site).pending_limit,
             relist_seconds=sites.site(settings, site).relist_seconds,
         )
     with _listening(settings, of_watcher(services.leases, pulse, site)):

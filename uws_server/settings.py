@@ -369,6 +369,14 @@ class Site(_Section):
         description="Seconds for which a site that answers must not know of an attempt it was given, before "
         "the attempt counts as lost and another is made; more than `jobs.claim_seconds`.",
     )
+    pending_limit: float = Field(
+        default=0,
+        ge=0,
+        description="Seconds for which an attempt at a cluster may wait for what waiting does not bring, as "
+        "far as the cluster says, before its job fails: an image that is not there, a login that a "
+        "registry refuses, more than any node has, a pod that the namespace forbids. Not counted: quotas, "
+        "nodes that are full or down, a registry or API server that does not answer. 0: it waits for ever.",
+    )
     start_workers: int = Field(
         default=1, ge=0, le=64, description="Workers that start attempts; 0: jobs wait until there are some."
     )

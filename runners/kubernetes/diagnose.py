@@ -32,6 +32,17 @@ _OF_DISK = re.compile(
     "Usage of EmptyDir volume|Container .* exceeded its local ephemeral storage limit"
     "|Pod ephemeral local storage usage exceeds"
 )
+# The scheduler's words where a pod would not fit though all others went: on no node, of those that are up.
+_FITS_NOWHERE = re.compile(r"preemption: 0/\d+ nodes are available: \d+ Preemption is not helpful")
+_MAY_FIT_LATER = re.compile(r"No preemption victims found|node\.kubernetes\.io/|were unschedulable")
+# A registry's no, and not its silence.
+_NO_SUCH_IMAGE = re.compile(
+    r": not found|no match for platform|\b(401|403|404)\b|unauthorized|denied|forbidden|authorization failed",
+    re.IGNORECASE,
+)
+_NO_CAUSE = re.compile(r'(Back-off pulling image "[^"]*")?')
+_NAMES = re.compile(r'"[^"]*"')  # of images and addresses, which say nothing of what is wrong
+_NEVER_AS_IT_IS = frozenset({"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError"})
 _NO_START = frozenset({"StartError", "ContainerCannotRun"})
 
 
@@ -91,7 +102,25 @@ def _of_pod(job: Job, pod: Pod, pods: Sequence[Pod]) -> Observation:
         )
     if pod.main.state == "running":
         return Observation(job.job_id, job.attempt, State.RUNNING, _leaving(pod), silent=pod.silent)
-    return Observation(job.job_id, job.attempt, State.STAGING, waiting(job, pod))
+    reason = waiting(job, pod)
+    return Observation(job.job_id, job.attempt, State.STAGING, reason, stuck=_stuck(pod))
+
+
+def _stuck(pod: Pod) -> bool | None:
+    """Whether somebody has to mend what the pod waits for; in doubt not."""
+    if pod.unscheduled:
+        fits_nowhere = _FITS_NOWHERE.search(pod.unscheduled)
+        return bool(fits_nowhere) and not _MAY_FIT_LATER.search(pod.unscheduled)
+    found = [_never_starts(container) for container in (pod.main, pod.agent)]
+    return None if None in found and True not in found else any(found)
+
+
+def _never_starts(container: Container) -> bool | None:
+    if container.reason in _NO_IMAGE and container.reason not in _NEVER_AS_IT_IS:
+        if _NO_CAUSE.fullmatch(container.message):  # so before Kubernetes 1.32, between two tries
+            return None
+        return bool(_NO_SUCH_IMAGE.search(_NAMES.sub("", container.message)))
+    return container.reason in _NEVER_AS_IT_IS
 
 
 def waiting(job: Job, pod: Pod) -> str:
@@ -145,9 +174,13 @@ def _without_pod(job: Job, refused: str) -> Observation:
         return Observation(*at, State.ENDED, outcome=Outcome(Cause.REFUSED, ending.clean(words)))
     if refused:
         words = _OF_POD.sub("", refused)  # its name is another one each time
-        return Observation(*at, State.STAGING, ending.clean(f"the cluster makes no pod for it: {words}"))
-    reason = "waiting in the cluster's queue" if job.suspended else "waiting for a pod"
-    return Observation(*at, State.STAGING, reason)
+        reason = ending.clean(f"the cluster makes no pod for it: {words}")
+        forbidden = bool(_OF_POD.match(refused)) and "exceeded quota" not in refused
+        return Observation(*at, State.STAGING, reason, stuck=forbidden)
+    if job.suspended:
+        return Observation(*at, State.STAGING, "waiting in the cluster's queue")
+    # What keeps a pod from being made is told by an event, which may come later.
+    return Observation(*at, State.STAGING, "waiting for a pod", stuck=None)
 
 
 def _ended(job: Job, pod: Pod, word: AgentsWord) -> Observation:

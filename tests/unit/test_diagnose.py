@@ -260,3 +260,76 @@ def test_a_pinned_image_is_told_by_the_name_it_was_given_once_the_node_has_it() 
     assert diagnose(pinned, [POD]).image == ""
     assert diagnose(pinned, [node]).image == pinned.image
     assert diagnose(JOB, [node]).image == node.image
+
+
+CPU = "0/2 nodes are available: 2 Insufficient cpu. "
+HOPELESS = "preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+DENIED = 'Error creating: pods "uws-1-1-" is forbidden: '
+
+
+@pytest.mark.covers("4:pending-limit")
+@pytest.mark.parametrize(
+    ("unscheduled", "stuck"),
+    [
+        (f"{CPU}no new claims to deallocate, {HOPELESS}", True),
+        (f"{CPU}preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod.", False),
+        (
+            f"{CPU}preemption: 0/2 nodes are available: 1 No preemption victims found, 1 Preemption is not.",
+            False,
+        ),
+        (f"0/2 nodes are available: 2 node(s) were unschedulable. {HOPELESS}", False),
+        (
+            f"{CPU}1 node(s) had untolerated taint {{node.kubernetes.io/not-ready: }}. {HOPELESS}",
+            False,
+        ),
+        ("no nodes available to schedule pods", False),
+    ],
+)
+def test_a_node_is_waited_for_in_vain_where_none_that_is_up_could_ever_have_the_pod(
+    unscheduled: str, stuck: bool
+) -> None:
+    pod = replace(POD, phase="Pending", node="", main=Container(), agent=Container(), unscheduled=unscheduled)
+    assert diagnose(JOB, [pod]).stuck is stuck
+
+
+@pytest.mark.covers("4:pending-limit")
+@pytest.mark.parametrize(
+    ("reason", "message", "stuck"),
+    [
+        ("ErrImagePull", 'failed to resolve reference "a/b:1": a/b:1: not found', True),
+        ("ImagePullBackOff", 'Back-off pulling image "a/b:1": ErrImagePull: 401 Unauthorized', True),
+        ("ErrImagePull", "pull access denied, repository does not exist or may require authorization", True),
+        ("ErrImagePull", 'Head "http://a/v2/forbidden/manifests/1": connect: connection refused', False),
+        ("ErrImagePull", "unexpected status code 503 Service Unavailable", False),
+        ("ErrImagePull", "429 Too Many Requests", False),
+        ("ErrImagePull", "dial tcp: lookup registry.example: no such host", False),
+        ("ImagePullBackOff", 'Back-off pulling image "a/forbidden:1"', None),
+        ("ImagePullBackOff", "", None),
+        ("InvalidImageName", 'Failed to apply default image tag "No Image!"', True),
+        ("CreateContainerConfigError", 'secret "keys" not found', True),
+        ("CreateContainerError", "context deadline exceeded", False),
+        ("PodInitializing", "", False),
+    ],
+)
+def test_an_image_is_waited_for_in_vain_where_its_registry_says_no(
+    reason: str, message: str, stuck: bool | None
+) -> None:
+    waiting = Container("waiting", reason, message)
+    assert diagnose(JOB, [replace(POD, phase="Pending", main=waiting)]).stuck is stuck
+    assert diagnose(JOB, [replace(POD, phase="Pending", main=Container(), agent=waiting)]).stuck is stuck
+
+
+@pytest.mark.covers("4:pending-limit")
+@pytest.mark.parametrize(
+    ("refused", "stuck"),
+    [
+        (f"{DENIED}maximum memory usage per Container is 300Mi, but limit is 419430400", True),
+        (f"{DENIED}no PriorityClass with name urgent was found", True),
+        (f"{DENIED}exceeded quota: pods, requested: pods=1, used: pods=0, limited: pods=0", False),
+        ('Error creating: Internal error occurred: failed calling webhook "w": timeout', False),
+        ("", None),
+    ],
+)
+def test_a_pod_is_waited_for_in_vain_where_the_namespace_forbids_it(refused: str, stuck: bool | None) -> None:
+    assert diagnose(JOB, [], refused).stuck is stuck
+    assert diagnose(replace(JOB, suspended=True), []).stuck is False

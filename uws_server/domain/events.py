@@ -230,16 +230,48 @@ class Launched:
 
 @dataclass(frozen=True, slots=True)
 class Reasoned:
-    """Why the attempt is not further."""
+    """Why the attempt is not further.
+
+    ``stuck``: seen at this instant, and not to pass by waiting; ``open``: that is not known just now.
+    """
 
     attempt: int
     reason: str
+    stuck: Instant | None = None
+    open: bool = False
 
     def after(self, job: Job, now: Instant) -> Job:
-        """The same phase with the reason."""
-        if not _current(job, self.attempt) or job.phase.final or job.reason == self.reason:
+        """The same phase with the reason; stuck since this was first seen and nothing else between."""
+        if not _current(job, self.attempt) or job.phase.final:
             return job
-        return _next(job, reason=self.reason)
+        first = self.open or (self.stuck is not None and job.stuck is not None)
+        since = job.stuck if first else self.stuck
+        if (job.reason, job.stuck) == (self.reason, since):
+            return job
+        return _next(job, reason=self.reason, stuck=since)
+
+
+@dataclass(frozen=True, slots=True)
+class WaitedInVain:
+    """The attempt has been stuck at its site since an instant, for longer than the site allows."""
+
+    attempt: int
+    since: Instant
+    error: ErrorSummary
+
+    def after(self, job: Job, now: Instant) -> Job:
+        """ERROR; the workload's end follows. Of what has got on meanwhile, or got stuck anew, nothing."""
+        if not _current(job, self.attempt) or job.stuck != self.since or not allows(job.phase, Phase.ERROR):
+            return job
+        return _to(
+            job,
+            Phase.ERROR,
+            ended=now,
+            error=self.error,
+            workload=_ending(job),
+            stuck=None,
+            reason=_doubt(job),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +300,9 @@ class Started:
         if not _current(job, self.attempt) or job.attempt_started is not None:
             return job
         if job.phase is Phase.EXECUTING:
-            return _next(job, attempt_started=self.at, reason=_doubt(job), workload=Workload.ACTIVE)
+            return _next(
+                job, attempt_started=self.at, reason=_doubt(job), workload=Workload.ACTIVE, stuck=None
+            )
         if not allows(job.phase, Phase.EXECUTING):
             return job
         return _to(
@@ -278,6 +312,7 @@ class Started:
             attempt_started=self.at,
             reason=_doubt(job),
             workload=Workload.ACTIVE,
+            stuck=None,
         )
 
 
@@ -362,6 +397,7 @@ class AttemptLost:
             workload=Workload.WAITING,
             lapses=0,
             attempt_started=None,
+            stuck=None,
             progress=None,
             image="",
             unproved=job.unproved if self.proved else self.attempt,

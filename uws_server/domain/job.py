@@ -110,6 +110,7 @@ class Job:
     cpu_milli: int = 1000
     memory_bytes: int = 0
     reason: str = ""
+    stuck: Instant | None = None  # since when its site has seen that ``reason`` does not pass by waiting
     progress: tuple[int, int] | None = None
     results: tuple[Result, ...] = ()
     logs: tuple[int, int] | None = None

@@ -43,6 +43,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "attempt": ("n", int),
     "lapses": ("l", int),
     "unproved": ("y", int),
+    "stuck": ("j", int),
     "cpu_milli": ("k", int),
     "memory_bytes": ("m", int),
     "template": ("t", str),
