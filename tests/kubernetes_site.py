@@ -10,7 +10,6 @@ import itertools
 import json
 import secrets
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from runners.kubernetes.cluster import Cluster as Api
 from runners.kubernetes.manifest import PodSettings
 from runners.kubernetes.runner import KubernetesRunner
 from tests.cluster.cluster import Cluster
+from tests.waiting import until
 from uws_server.domain.runspec import AttemptLimits, Resources, RunSpec
 from uws_server.domain.wire import BEGIN, LINKS, MANIFEST, OWN_WORD, PATH, PROGRESS, STARTED
 from uws_server.storage.file import FileStore
@@ -35,7 +35,6 @@ from uws_server.web.storage import storage_blueprint
 
 SMALL = Resources(cpu_milli=20, memory_bytes=32 * 1024**2, disk_bytes=16 * 1024**2)
 QUICK = AttemptLimits(grace=2, log_bytes=1024**2)
-SECONDS = 60.0
 _OURS = dict([OWN_WORD])
 _numbers = itertools.count(1)
 _DOES = {"succeed": "true", "fail": "exit 3", "stay": "while true; do sleep 0.1; done"}
@@ -145,21 +144,19 @@ class KubernetesSite:
 
     def reach(self, spec: RunSpec, *states: State) -> Observation:
         """See the attempt to one of these states."""
-        end = time.monotonic() + SECONDS
-        while True:
+
+        def look() -> Observation | None:
             with suppress(Unreachable):
                 for seen in self.runner.observe():
                     if (seen.job_id, seen.attempt) == (spec.job_id, spec.attempt) and seen.state in states:
                         return seen
-            assert time.monotonic() < end, f"not {states}: {list(self.runner.observe())}"
-            time.sleep(0.05)
+            return None
+
+        return until(look, lambda: f"{states}: {list(self.runner.observe())}")
 
     def lose(self, spec: RunSpec) -> None:
         """Take the pod away at once."""
-        end = time.monotonic() + SECONDS
-        while not self.runs(spec):
-            assert time.monotonic() < end, "its code did not start"
-            time.sleep(0.05)
+        until(lambda: self.runs(spec), "the start of its code")
         for pod in self.items("pods"):
             if pod["metadata"]["labels"]["uws-server/job"] == spec.job_id:
                 options = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
@@ -179,17 +176,22 @@ class KubernetesSite:
         found: list[dict[str, Any]] = self.api.call("GET", self.path(kind))["items"]
         return found
 
+    def left(self) -> list[str]:
+        """The names of all Jobs and pods."""
+        return [item["metadata"]["name"] for item in [*self.items("jobs"), *self.items("pods")]]
+
     def close(self) -> None:
         """Stop and forget all, and see that nothing is left."""
-        end = time.monotonic() + SECONDS
         for seen in self.runner.observe():
             self.runner.stop(seen.job_id, seen.attempt)
-        while left := [*self.items("jobs"), *self.items("pods")]:
-            assert time.monotonic() < end, [item["metadata"]["name"] for item in left]
+
+        def cleared() -> bool:
             for seen in self.runner.observe():
                 with suppress(ValueError, ApiRefusal):  # not yet
                     self.runner.forget(seen.job_id, seen.attempt)
-            time.sleep(0.1)
+            return not self.left()
+
+        until(cleared, lambda: f"the end of {self.left()}")
         for runner in self._runners:
             runner.close()
 

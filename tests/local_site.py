@@ -6,8 +6,7 @@ import itertools
 import os
 import secrets
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from runners.base import Observation, State
 from runners.local import cgroups, processes
 from runners.local.isolation import IsolationError, LocalSettings, Mode, probe
 from runners.local.runner import LocalRunner
+from tests.waiting import until
 from uws_server.domain.runspec import AttemptLimits, Resources, RunSpec
 
 # Waits as the real agent does, and fails or delays where a file in the site's directory says so.
@@ -27,7 +27,6 @@ follow) while [ ! -e "$2/logs/exit" ]; do sleep 0.02; done
     if [ -e "$2/../../follow" ]; then . "$2/../../follow"; fi ;;
 esac
 """
-TIMEOUT = 30.0
 QUICK = AttemptLimits(grace=2)
 SMALL = Resources(memory_bytes=256 * 1024**2, disk_bytes=64 * 1024**2, processes=64, cpu_milli=2000)
 _numbers = itertools.count(1)
@@ -44,15 +43,6 @@ def modes() -> list[Mode]:
             continue
         working.append(mode)
     return working
-
-
-def until(condition: Callable[[], Any], what: str, timeout: float = TIMEOUT) -> Any:
-    """Poll a condition; its first true value."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
-        time.sleep(0.01)
-    return value
 
 
 def with_command_line(mark: str) -> list[int]:
@@ -114,8 +104,7 @@ class LocalSite:
             seen = self.seen(spec)
             return seen if seen and seen.state in states else None
 
-        found: Observation = until(look, f"{[state.value for state in states]}: {self.seen(spec)}")
-        return found
+        return until(look, lambda: f"{[state.value for state in states]}: {self.seen(spec)}")
 
     def ended(self, spec: RunSpec) -> Observation:
         return self.reached(spec, State.ENDED, State.LOST)
@@ -138,8 +127,7 @@ class LocalSite:
                 and not _has_sandbox_parent(pid)
             ]
 
-        pid: int = until(look, f"a supervisor of {name}")[0]
-        return pid
+        return until(look, f"a supervisor of {name}")[0]
 
     def kill_supervisor(self, spec: RunSpec) -> None:
         supervisor = processes.identify(self.supervisor(spec))

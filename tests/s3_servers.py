@@ -12,7 +12,6 @@ import pwd
 import secrets
 import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -23,12 +22,12 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.programs import CACHE, find_go, locked
+from tests.waiting import PATIENCE, until
 from uws_server.storage.s3 import Bucket
 from uws_server.storage.sigv4 import Key, presigned
 
 _VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 _BUILD_SECONDS = 540
-_START_SECONDS = 60
 _ACCOUNT = "test:tester"  # what Swift's tempauth calls its users; also versitygw's key id
 
 
@@ -48,7 +47,7 @@ class S3Server:
         """A new bucket, as the store is told of it."""
         name = f"uws-{secrets.token_hex(6)}"
         link = presigned("PUT", f"{self.endpoint}/{name}", self.key, "us-east-1", 60, datetime.now(UTC))
-        with urllib.request.urlopen(urllib.request.Request(link, method="PUT"), timeout=30):
+        with urllib.request.urlopen(urllib.request.Request(link, method="PUT"), timeout=PATIENCE):
             return Bucket(name, prefix, self.endpoint, key=self.key)
 
 
@@ -90,23 +89,24 @@ def _running(
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
 def _until_it_answers(url: str, directory: Path, *processes: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+    def said() -> str:
+        return (directory / "output").read_text(errors="replace")[-2000:]
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=30) as answer:
             if answer.status == 200:
-                return
-        ended = any(process.poll() is not None for process in processes)
-        said = (directory / "output").read_text(errors="replace")[-2000:]
-        assert not ended, said
-        assert time.monotonic() < deadline, said
-        time.sleep(0.05)
+                return True
+        assert all(process.poll() is None for process in processes), said()
+        return False
+
+    until(answers, lambda: f"an answer of {url}: {said()}")
 
 
 @contextmanager
@@ -203,7 +203,7 @@ def swift(directory: Path) -> Iterator[S3Server]:
     subprocess.run(
         [python, "-c", _RINGS, str(directory), *(str(ports[name]) for name in list(ports)[:3])],
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     with ExitStack() as stack:
         processes = [

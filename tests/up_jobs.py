@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from runners.local import cgroups
-from tests.up_process import UpProcess, until
+from tests.up_process import UpProcess
+from tests.waiting import PATIENCE, until
 
 FINAL = {"COMPLETED", "ERROR", "ABORTED"}
 PYTHON = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
@@ -60,7 +61,7 @@ class UpJobs:
             url, body, {name.replace("_", "-"): v for name, v in headers.items()}
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return Answer(answer.status, answer.read(), answer.url)
         except urllib.error.HTTPError as refusal:
             with refusal:
@@ -87,14 +88,14 @@ class UpJobs:
         found: dict[str, Any] = json.loads(self.ask(job, Accept="application/json").body)
         return found
 
-    def reach(self, job: str, *phases: str, seconds: float = 60) -> dict[str, Any]:
+    def reach(self, job: str, *phases: str, seconds: float = PATIENCE) -> dict[str, Any]:
         """The job once it has one of these phases and is not finalising."""
 
         def there() -> bool:
             found = self.look(job)
             return found["phase"] in phases and not found["finalising"]
 
-        until(there, seconds, f"{phases} of {job}")
+        until(there, f"{phases} of {job}", seconds)
         return self.look(job)
 
     def result(self, job: str, name: str) -> bytes:
@@ -135,4 +136,4 @@ class UpJobs:
 
     def gone(self, job: str) -> None:
         """Wait until nothing of the job is left on the machine."""
-        until(lambda: not self.left_over(job), 30, f"the end of {job}")
+        until(lambda: not self.left_over(job), f"the end of {job}")

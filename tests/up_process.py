@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
+
+from tests.waiting import PATIENCE, until
 
 UP = (sys.executable, "-m", "uws_server.cli", "up")
 ROLES = {
@@ -24,14 +25,6 @@ ROLES = {
     "reconcile": "uws_server.cli reconcile",
 }
 """Children of `up` → what is in the command line of each."""
-
-
-def until(holds: Callable[[], object], seconds: float = 40.0, what: str = "it") -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"{what} did not come about within {seconds} s"
-        time.sleep(0.02)
 
 
 def command_line(pid: int) -> str:
@@ -86,10 +79,10 @@ class UpProcess:
         """Read the ready line; `up` gives up by itself when it cannot start."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, f"up ended with {self.process.wait(10)}: {self.said()}"
+        assert line, f"up ended with {self.process.wait(PATIENCE)}: {self.said()}"
         self.ready = json.loads(line)
         expected = set(ROLES) if str(self.data) in str(self.ready["redis"]) else set(ROLES) - {"redis"}
-        until(lambda: set(self.roles()) == expected, what="every child")
+        until(lambda: set(self.roles()) == expected, "every child")
         return self
 
     @property
@@ -109,12 +102,12 @@ class UpProcess:
             found.update({role: pid for role, sign in ROLES.items() if sign in words})
         return found
 
-    def end(self, number: int = signal.SIGTERM, seconds: float = 30.0) -> int:
+    def end(self, number: int = signal.SIGTERM, seconds: float = PATIENCE) -> int:
         """Send a signal and wait for the end; the exit code."""
         self.process.send_signal(number)
         return self.wait(seconds)
 
-    def wait(self, seconds: float = 60.0) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """Wait for the end; the exit code."""
         code = self.process.wait(seconds)
         if self.process.stdout is not None:
@@ -124,7 +117,7 @@ class UpProcess:
     def healthy(self) -> bool:
         """Whether a request is answered."""
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=30) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
@@ -138,14 +131,14 @@ class UpProcess:
             body.encode(),
             {"Content-Type": "multipart/form-data; boundary=x"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return str(answer.url)
 
     def phase(self, job: str) -> str:
         """The job's phase, '' when there is no answer just now. ``job`` may be the URL at an earlier run."""
         path = job.split("/", 3)[3]
         try:
-            with urllib.request.urlopen(f"{self.url}/{path}/phase", timeout=10) as answer:
+            with urllib.request.urlopen(f"{self.url}/{path}/phase", timeout=30) as answer:
                 return bytes(answer.read()).decode()
         except OSError:
             return ""
@@ -153,7 +146,7 @@ class UpProcess:
     def output(self, job: str) -> str:
         """What the job has printed."""
         path = job.split("/", 3)[3]
-        with urllib.request.urlopen(f"{self.url}/{path}/results/stdout", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}/{path}/results/stdout", timeout=PATIENCE) as answer:
             return bytes(answer.read()).decode()
 
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from click.testing import CliRunner, Result
 
 import uws_client
 from tests.client.conftest import Asked, Reply, Standin, job_xml, result_xml
+from tests.waiting import until
 from uws_client.arguments import read_parameter, read_seconds
 from uws_client.cli import main
 
@@ -298,13 +298,6 @@ def test_the_client_needs_nothing_of_the_server() -> None:
     assert not {"uws_server", "runners", "job_templates", "flask", "pydantic", "numpy"} & set(loaded)
 
 
-def _until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.covers("3:cli-output")
 def test_bar_on_a_terminal_and_ctrl_c(standin: Standin) -> None:
     info = '<progress done="3" of="10"/>'
@@ -333,9 +326,9 @@ def test_bar_on_a_terminal_and_ctrl_c(standin: Standin) -> None:
         return process.poll() is not None
 
     try:
-        _until(drawn)
+        until(drawn, "a bar that moves")
         process.send_signal(signal.SIGINT)
-        _until(ended)
+        until(ended, "the end of the command")
         more()
     finally:
         process.kill()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import http.client
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPMessage
 from urllib.parse import urlencode, urlsplit
+
+from tests.waiting import PATIENCE, until
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 """A query of the service ``variables`` that never ends."""
@@ -55,7 +56,7 @@ class Client:
         url: str,
         body: bytes | str | None = None,
         headers: Mapping[str, str] | None = None,
-        timeout: float = 90,
+        timeout: float = PATIENCE,
     ) -> Answer:
         parts = urlsplit(url)
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
@@ -100,13 +101,16 @@ class Client:
     def phase(self, job: str) -> str:
         return self.get(f"{job}/phase").text
 
-    def until(self, job: str, *phases: str, seconds: float = 60) -> str:
+    def until(self, job: str, *phases: str) -> str:
         """Wait until a job is in one of these phases."""
-        deadline = time.monotonic() + seconds
-        while (phase := self.phase(job)) not in phases:
-            assert time.monotonic() < deadline, f"{job} is {phase}, not {phases}: {self.get(job).text}"
+
+        def look() -> str:
+            if (phase := self.phase(job)) in phases:
+                return phase
             self.get(f"{job}?WAIT=5&PHASE={phase}")
-        return phase
+            return ""
+
+        return until(look, lambda: f"{phases}: {self.get(job).text}")
 
     def done(self, job: str) -> str:
         return self.until(job, "COMPLETED", "ERROR", "ABORTED")

@@ -53,7 +53,7 @@ def main() -> int:
                 programs.say("taken down" if down(chosen.name) else "there was none")
             case _:
                 return status(chosen.name)
-    except Failed as error:
+    except (Failed, AssertionError) as error:
         print(f"cluster: {error}", file=sys.stderr)
         return 1
     return 0

@@ -11,8 +11,9 @@ from pathlib import Path
 from tests.cluster import control_groups, images, keys
 from tests.cluster.cluster import Cluster
 from tests.cluster.layout import REGISTRY, REGISTRY_PASSWORD, REGISTRY_USER
-from tests.cluster.node import Failed, Node, run, until
+from tests.cluster.node import Failed, Node, run
 from tests.cluster.programs import CNI, say
+from tests.waiting import until
 
 MANIFESTS = Path(__file__).parent / "manifests"
 
@@ -40,7 +41,7 @@ class BringUp:
         self._control_plane(first)
         self._registry(first)
         self._runtime(first, archives)
-        until(60, "the API server answers", lambda: self.cluster.answers("get", "--raw=/readyz"))
+        until(lambda: self.cluster.answers("get", "--raw=/readyz"), "the API server answers")
         self._done("the API server answers")
         self._controllers(first)
         self._kubelet(first)
@@ -48,9 +49,8 @@ class BringUp:
             self.join(number)
         self._await_node(first)
         until(
-            30,
-            "pods can be made",
             lambda: self.cluster.answers("-n", "default", "get", "serviceaccount", "default"),
+            "pods can be made",
         )
         manifest = (MANIFESTS / "dns.yaml").read_text().replace("DNS_IP", self.layout.dns_ip)
         self.cluster.kubectl("apply", "-f", "-", text=manifest)
@@ -242,7 +242,7 @@ class BringUp:
         (own / "cni" / "10-pods.conflist").write_text(json.dumps(chain))
         (own / "containerd.toml").write_text(CONTAINERD.format(own=own, cni=CNI))
         node.start("containerd", "containerd", "--config", own / "containerd.toml")
-        until(30, "containerd answers", lambda: self._containerd_answers(node))
+        until(lambda: self._containerd_answers(node), "containerd answers")
         for archive in archives:
             node.inside(
                 "ctr", "--address", node.containerd, "--namespace=k8s.io", "images", "import", archive
@@ -320,7 +320,7 @@ class BringUp:
                 return self.cluster.kubectl("get", "node", node.name, "-o", ready) == "True"
             return False
 
-        until(60, f"{node.name} is ready", is_ready)
+        until(is_ready, f"{node.name} is ready")
         self._done(f"{node.name} is ready")
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.layout import REGISTRY, REGISTRY_PASSWORD, REGISTRY_USER, Layout
-from tests.cluster.node import Failed, Node, run, until
+from tests.cluster.node import Failed, Node, run
+from tests.waiting import until
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +70,19 @@ class Cluster:
         )
         accounts = ("-n", name, "get", "serviceaccount", "default")
         try:
-            until(30, f"pods can be made in {name}", lambda: self.answers(*accounts))
+            until(lambda: self.answers(*accounts), f"pods can be made in {name}")
             yield name
         finally:
             self.kubectl("delete", "namespace", name, "--wait=false")
 
-    def finished(self, namespace: str, job: str, seconds: float = 60) -> dict[str, Any]:
+    def finished(self, namespace: str, job: str) -> dict[str, Any]:
         """A Job once it is Complete or Failed."""
 
         def ended() -> bool:
             conditions = self.get("-n", namespace, "job", job)["status"].get("conditions", [])
             return any(c["type"] in {"Complete", "Failed"} and c["status"] == "True" for c in conditions)
 
-        until(seconds, f"Job {job} has ended", ended)
+        until(ended, f"Job {job} has ended")
         return self.get("-n", namespace, "job", job)
 
     # ---- images ------------------------------------------------------------------------------------------

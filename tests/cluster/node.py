@@ -8,14 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.cluster.layout import ROOT, Layout
+from tests.waiting import PATIENCE, until
 
 
 class Failed(Exception):
@@ -47,15 +47,6 @@ def run(
         command = " ".join(map(str, words))
         raise Failed(f"{command[:300]}: {(done.stderr or done.stdout).strip()[-2000:]}")
     return done.stdout
-
-
-def until(seconds: float, what: str, holds: Callable[[], bool], pause: float = 0.1) -> None:
-    """Wait until a condition holds; raises `Failed` when it does not in time."""
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            raise Failed(f"gave up after {seconds:g} s waiting until {what}")
-        time.sleep(pause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +126,11 @@ class Node:
             os.close(watched)
         _outer_processes[self.directory] = outer
         children = Path(f"/proc/{outer}/task/{outer}/children")
-        until(10, f"{self.name} is there", lambda: bool(children.read_text().split()))
+        until(lambda: bool(children.read_text().split()), f"{self.name} is there")
         first = Process.of(int(children.read_text().split()[0]))
         (self.directory / "init.json").write_text(json.dumps({"pid": first.pid, "started": first.started}))
         until(
-            10,
-            f"{self.name} takes orders",
-            lambda: (self.directory / "init.sock").exists() or not self.lives(),
+            lambda: (self.directory / "init.sock").exists() or not self.lives(), f"{self.name} takes orders"
         )
         if not self.lives():
             raise Failed(f"{self.name} ended at once; see {self.layout.logs / f'{self.name}-init.log'}")
@@ -165,7 +154,7 @@ class Node:
     def order(self, request: dict[str, Any]) -> dict[str, Any]:
         """Ask the first process for something; raises `Failed` when it says no."""
         with socket.socket(socket.AF_UNIX) as door:
-            door.settimeout(10)
+            door.settimeout(PATIENCE)
             door.connect(str(self.directory / "init.sock"))
             with door.makefile("rw") as lines:
                 lines.write(json.dumps(request) + "\n")
@@ -193,10 +182,10 @@ class Node:
         """Send a program a signal: SIGSTOP and SIGCONT pause it, and let it go on."""
         self.order({"do": "signal", "name": name, "signal": int(number)})
 
-    def stop(self, name: str, number: int = signal.SIGKILL, seconds: float = 20) -> None:
+    def stop(self, name: str, number: int = signal.SIGKILL) -> None:
         """End a program and wait until it is gone."""
         self.send(name, number)
-        until(seconds, f"{name} has ended", lambda: not self.runs(name))
+        until(lambda: not self.runs(name), f"{name} has ended")
 
     def inside(self, *words: str | Path, text: str | None = None, seconds: float = 60) -> str:
         """Run a command in the node's namespaces; raises `Failed` as `run` does."""
@@ -216,7 +205,7 @@ class Node:
         if first is not None and first.lives():
             with suppress(ProcessLookupError):  # it may end by itself at this very moment
                 os.kill(first.pid, signal.SIGKILL)
-            until(20, f"{self.name} has ended", lambda: not first.lives())
+            until(lambda: not first.lives(), f"{self.name} has ended")
         outer = _outer_processes.pop(self.directory, None)
         if outer is not None:
             os.waitpid(outer, 0)

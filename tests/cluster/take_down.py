@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tests.cluster import control_groups
 from tests.cluster.layout import Layout
-from tests.cluster.node import Failed, Node, run, until
+from tests.cluster.node import Failed, Node, run
+from tests.waiting import until
 
 
 def take_down(layout: Layout) -> None:
@@ -20,7 +21,7 @@ def take_down(layout: Layout) -> None:
     """
     for number in layout.nodes():
         Node(layout, number).end()
-    until(20, "the network is gone", lambda: not _cards(layout), pause=0.05)
+    until(lambda: not _cards(layout), "the network is gone")
     for route in _routes(layout):
         run("ip", "route", "delete", *route.split())
     _remove_control_groups(f"{layout.prefix}-*")
@@ -36,9 +37,7 @@ def take_away(node: Node) -> None:
     """End a node other than the first and remove what it wrote, so that it can join again as a new one."""
     node.end()
     first = Node(node.layout, 1)
-    until(
-        20, f"the cable of {node.name} is gone", lambda: f"to-{node.name}" not in first.inside("ip", "link")
-    )
+    until(lambda: f"to-{node.name}" not in first.inside("ip", "link"), f"the cable of {node.name} is gone")
     _remove_control_groups(f"{node.layout.prefix}-{node.name}")
     shutil.rmtree(node.directory)
 
@@ -51,7 +50,7 @@ def _remove_control_groups(pattern: str) -> None:
             control_groups.remove(pattern)
         return not list(control_groups.branches(pattern))
 
-    until(20, f"the control groups {pattern} are gone", gone, pause=0.05)
+    until(gone, f"the control groups {pattern} are gone")
 
 
 def left_behind(layout: Layout) -> dict[str, list[str]]:

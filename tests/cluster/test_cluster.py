@@ -12,11 +12,10 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.fake_nodes import ENDS, POD_ON_FAKE_NODES, add_fake_nodes, remove_fake_nodes
 from tests.cluster.images import agent_image, program_image
 from tests.cluster.layout import ROOT
-from tests.cluster.node import Node, until
+from tests.cluster.node import Node
 from tests.cluster.programs import release
 from tests.cluster.take_down import left_behind, take_away
-
-pytestmark = pytest.mark.timeout(240)
+from tests.waiting import until
 
 
 def job(name: str, *command: str, image: str = "localhost/busybox:1", **pod: Any) -> dict[str, Any]:
@@ -112,14 +111,12 @@ def test_a_stopped_kubelet_is_noticed_and_its_pod_lives_on(
     document = job("steady", "sleep", "600", nodeName=second_node.name)
     document["metadata"]["namespace"] = namespace
     cluster.create(document)
-    until(
-        30, "the job runs", lambda: cluster.get("-n", namespace, "job", "steady")["status"].get("ready") == 1
-    )
+    until(lambda: cluster.get("-n", namespace, "job", "steady")["status"].get("ready") == 1, "the job runs")
     second_node.stop("kubelet")
-    until(60, "the node is missed", lambda: ready(cluster, second_node) == "Unknown")
+    until(lambda: ready(cluster, second_node) == "Unknown", "the node is missed")
     assert "sleep" in second_node.inside("ps", "-eo", "args")
     second_node.restart("kubelet")
-    until(60, "the node is back", lambda: ready(cluster, second_node) == "True")
+    until(lambda: ready(cluster, second_node) == "True", "the node is back")
 
 
 def test_a_node_that_is_gone_leaves_nothing_and_can_be_replaced(cluster: Cluster, second_node: Node) -> None:
@@ -168,7 +165,7 @@ def waiting(cluster: Cluster, namespace: str, name: str, reasons: set[str]) -> s
                 seen.update(container["state"].get("waiting", {}))
         return seen.get("reason") in reasons and "message" in seen
 
-    until(40, f"{name} waits for one of {reasons}", is_so)
+    until(is_so, f"{name} waits for one of {reasons}")
     return seen["message"]
 
 
@@ -196,7 +193,7 @@ def test_pods_on_fake_nodes_run_until_they_are_told_to_end(cluster: Cluster, nam
         crowd["spec"] |= {"parallelism": 500, "completions": 500}
         cluster.create(crowd)
         of_crowd = ("-n", namespace, "job", "crowd")
-        until(60, "all 500 run", lambda: cluster.get(*of_crowd)["status"].get("ready") == 500)
+        until(lambda: cluster.get(*of_crowd)["status"].get("ready") == 500, "all 500 run")
         cluster.kubectl("-n", namespace, "annotate", "pods", "-l", "job-name=crowd", f"{ENDS}=0")
         ended = cluster.finished(namespace, "crowd")
         assert ended["status"]["succeeded"] == 500
@@ -204,9 +201,7 @@ def test_pods_on_fake_nodes_run_until_they_are_told_to_end(cluster: Cluster, nam
         broken = job("broken", **POD_ON_FAKE_NODES)
         broken["metadata"]["namespace"] = namespace
         cluster.create(broken)
-        until(
-            30, "it runs", lambda: cluster.get("-n", namespace, "job", "broken")["status"].get("ready") == 1
-        )
+        until(lambda: cluster.get("-n", namespace, "job", "broken")["status"].get("ready") == 1, "it runs")
         cluster.kubectl("-n", namespace, "annotate", "pods", "-l", "job-name=broken", f"{ENDS}=3")
         assert cluster.finished(namespace, "broken")["status"]["failed"] == 1
         (pod,) = cluster.get("-n", namespace, "pods", "-l", "job-name=broken")["items"]

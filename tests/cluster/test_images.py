@@ -13,8 +13,6 @@ from tests.cluster.images import agent_image, notebook_image
 from tests.cluster.layout import ROOT
 from tests.light_curves import write_light_curve
 
-pytestmark = pytest.mark.timeout(400)
-
 SHUT = {"readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
@@ -41,7 +39,7 @@ def log_of(cluster: Cluster, document: dict[str, Any]) -> str:
     """Run a Job; what it said, once it is complete."""
     cluster.create(document)
     namespace, name = document["metadata"]["namespace"], document["metadata"]["name"]
-    ended = cluster.finished(namespace, name, 120)
+    ended = cluster.finished(namespace, name)
     log = cluster.kubectl("-n", namespace, "logs", f"job/{name}", "--all-containers")
     assert any(c["type"] == "Complete" for c in ended["status"]["conditions"]), log
     return log

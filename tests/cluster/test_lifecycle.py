@@ -11,10 +11,9 @@ import pytest
 from tests.cluster import lifecycle
 from tests.cluster.cluster import Cluster
 from tests.cluster.layout import ROOT, Layout, clusters
-from tests.cluster.node import until
 from tests.cluster.take_down import left_behind
+from tests.waiting import until
 
-pytestmark = pytest.mark.timeout(240)
 NAME = f"{ROOT} (another run)"
 
 
@@ -55,7 +54,7 @@ def test_a_cluster_ends_with_the_run_that_asked_for_it(cluster: Cluster, other: 
         assert mine.answers("get", "--raw=/readyz")
         assert mine.node(1).lives()
         run.kill()
-    until(20, "its node has ended", lambda: not mine.node(1).lives())
+    until(lambda: not mine.node(1).lives(), "its node has ended")
     assert cluster.answers("get", "--raw=/readyz")
     lifecycle.down(NAME)
     assert left_behind(mine.layout) == {}

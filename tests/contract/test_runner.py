@@ -26,7 +26,8 @@ from runners.fake import FakeRunner
 from tests.cluster import images
 from tests.cluster.cluster import Cluster
 from tests.kubernetes_site import kubernetes_site
-from tests.local_site import LocalSite, local_site, modes, until
+from tests.local_site import LocalSite, local_site, modes
+from tests.waiting import until
 from uws_server.domain.runspec import RunSpec
 
 JOB = "01234567890123456789abcdef"

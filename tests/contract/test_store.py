@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests import jobs
 from tests.jobs import ERROR, NOW, RESULTS
 from tests.redis_servers import PROGRAMS
+from tests.waiting import until
 from uws_server.domain.errors import Forbidden
 from uws_server.domain.events import (
     AbortRequested,
@@ -42,7 +43,6 @@ from uws_server.store.base import (
     FencedOff,
     JobStore,
     KeyReused,
-    Lease,
     Load,
     Planned,
     Quota,
@@ -553,7 +553,7 @@ def test_a_lease_is_one_holders_and_fences_off_the_others(store: JobStore) -> No
     assert lease is not None
     assert store.lease("watcher", "b", 60) is None
     assert store.lease("watcher", "a", 0.3) == lease
-    other = wait_for(lambda: store.lease("watcher", "b", 60))
+    other = until(lambda: store.lease("watcher", "b", 60), "the end of the lease")
     assert other.fence > lease.fence
     with pytest.raises(FencedOff):
         store.change(job, advance(job, AbortRequested(), NOW), lease)
@@ -563,14 +563,6 @@ def test_a_lease_is_one_holders_and_fences_off_the_others(store: JobStore) -> No
     assert store.lease("watcher", "c", 60) is None
     store.release(other)
     assert store.lease("watcher", "c", 60) is not None
-
-
-def wait_for(ask: Callable[[], Lease | None]) -> Lease:
-    deadline = time.monotonic() + 20
-    while (answer := ask()) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return answer
 
 
 def test_every_change_of_phase_is_told_in_order(store: JobStore) -> None:

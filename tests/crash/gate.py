@@ -8,6 +8,8 @@ import threading
 from collections import Counter
 from typing import Any
 
+from tests.waiting import PATIENCE
+
 
 class Gate:
     """Counts each start of user code by job and attempt, and says when it may end."""
@@ -51,7 +53,7 @@ class Gate:
         """Let everybody go, and stop listening."""
         self.open()
         self._wake.close()
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         for key in list(self._selector.get_map().values()):
             key.fileobj.close()  # type: ignore[union-attr]
         self._selector.close()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import redis
 from runners.local import processes, site_files
 from tests.crash.gate import Gate
 from tests.redis_servers import PROGRAMS
+from tests.waiting import PATIENCE, until
 from uws_server.domain.job import Job, Workload
 from uws_server.redis_server import find, prepare, wait_until_ready
 from uws_server.store.redis import RedisStore
@@ -35,17 +36,6 @@ ROLES: dict[str, tuple[str, ...]] = {
     "watch": ("watch", "--site", "local"),
     "reconcile": ("reconcile",),
 }
-TIMEOUT = 40.0
-
-
-def until(condition: Callable[[], Any], what: Callable[[], object] | str, timeout: float = TIMEOUT) -> Any:
-    """Poll a condition; its first true value."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout} s: {what() if callable(what) else what}")
-        time.sleep(0.02)
-    return value
 
 
 class Refused(AssertionError):
@@ -96,7 +86,7 @@ class Machine:
         self.processes["redis"] = subprocess.Popen(
             self.redis.command, stdout=self._log("redis"), stderr=subprocess.STDOUT
         )
-        assert wait_until_ready(self.redis, self.processes["redis"].pid, 20), "Redis does not start"
+        assert wait_until_ready(self.redis, self.processes["redis"].pid, PATIENCE), "Redis does not start"
 
     def start(self, role: str, point: str = "", action: str = "kill") -> None:
         """Start the process of a role, which must not be running. ``watch-2`` is a second watcher."""
@@ -134,7 +124,7 @@ class Machine:
     def kill(self, role: str) -> None:
         """`kill -9`, and wait for it."""
         self.processes[role].kill()
-        self.processes[role].wait(10)
+        self.processes[role].wait(PATIENCE)
 
     def died(self, role: str) -> None:
         """Wait until the process of the role has killed itself at its point, and start it again."""
@@ -156,7 +146,7 @@ class Machine:
                 process.kill()  # it may have paused itself
             else:
                 process.terminate()
-            process.wait(20)
+            process.wait(PATIENCE)
         self.start(role, point, action)
         if role == "web":
             self.ready()
@@ -189,7 +179,7 @@ class Machine:
         process = self.processes.pop(role)
         self.armed.discard(role)
         process.kill()
-        process.wait(20)
+        process.wait(PATIENCE)
 
     def ready(self) -> None:
         def healthy() -> bool:
@@ -211,7 +201,7 @@ class Machine:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGCONT)
                 process.kill()
-            process.wait(20)
+            process.wait(PATIENCE)
         self.client.close()
         self.store.close()
         for number, _ in self.supervisors():
@@ -241,7 +231,7 @@ class Machine:
         path: str,
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
-        timeout: float = TIMEOUT,
+        timeout: float = PATIENCE,
         also: int = 0,
     ) -> tuple[int, bytes, str]:
         """As `ask`, again and again while there is no answer or 503, reviving what died.
@@ -266,7 +256,7 @@ class Machine:
                 self.revive()
             time.sleep(0.05)
 
-    def submit(self, *, run: bool = True, upload: bool = False, timeout: float = TIMEOUT) -> str:
+    def submit(self, *, run: bool = True, upload: bool = False, timeout: float = PATIENCE) -> str:
         """A new job, once, however often the web dies meanwhile; its id."""
         fields = {"port": str(self.gate.port)}
         if run:
@@ -303,8 +293,7 @@ class Machine:
             job = self.job(job_id)
             return job if job.phase in phases else None
 
-        found: Job = until(look, lambda: f"{phases}: {self.describe(job_id)}")
-        return found
+        return until(look, lambda: f"{phases}: {self.describe(job_id)}")
 
     def running(self, job_id: str) -> None:
         """Wait until the job's code has said that it runs."""
@@ -317,8 +306,7 @@ class Machine:
             job = self.job(job_id)
             return job if job.phase.final and job.workload is Workload.NONE else None
 
-        found: Job = until(look, lambda: f"the end: {self.describe(job_id)}")
-        return found
+        return until(look, lambda: f"the end: {self.describe(job_id)}")
 
     def describe(self, job_id: str) -> str:
         attempts = [str(path) for path in self.attempts().glob("*")]

@@ -14,7 +14,8 @@ from contextlib import suppress
 
 import pytest
 
-from tests.crash.machine import ROLES, Machine, machine, until
+from tests.crash.machine import ROLES, Machine, machine
+from tests.waiting import until
 from uws_server.domain.job import Workload
 
 JOBS = 200

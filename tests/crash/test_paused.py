@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.machine import Machine, until
+from tests.crash.machine import Machine
 from tests.crash.test_windows import ended, windows
+from tests.waiting import until
 from uws_server.domain.instants import to_iso
 from uws_server.domain.job import Workload
 from uws_server.factory import clock

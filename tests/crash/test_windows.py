@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.crash.machine import Machine, Refused, until
+from tests.crash.machine import Machine, Refused
+from tests.waiting import until
 from uws_server.domain.instants import to_iso
 from uws_server.domain.job import Job
 from uws_server.factory import clock

@@ -12,8 +12,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.node import Failed, until
+from tests.cluster.node import Failed
 from tests.cluster.programs import CACHE, locked
+from tests.waiting import until
 
 PLACE = Path("/var/tmp")
 _PREFIX = "uws-docker-"
@@ -78,7 +79,7 @@ def running() -> Iterator[Engine]:
         try:
             engine = Engine(directory / "socket")
             try:
-                until(30, "the Docker engine answers", engine.answers)
+                until(engine.answers, "the Docker engine answers")
             except Exception as error:
                 error.add_note((directory / "log").read_text()[-2000:])
                 raise

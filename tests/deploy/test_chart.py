@@ -19,16 +19,16 @@ from runners.kubernetes.cluster import Cluster as Api
 from runners.kubernetes.manifest import PodSettings
 from runners.kubernetes.runner import KubernetesRunner
 from tests.cluster.cluster import Cluster
-from tests.cluster.node import until
 from tests.deploy.helm import CHART, VALUES, lint, objects, only, pod_specs, refusal, template
 from tests.deploy.release import COMPONENTS, Release, released
+from tests.waiting import until
 from uws_server import __version__
 from uws_server.config import load
 from uws_server.domain.runspec import RunSpec
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EVERY = sorted(path.name for path in VALUES.glob("*.yaml"))
-pytestmark = pytest.mark.timeout(600)  # the first run builds Helm
+pytestmark = pytest.mark.timeout(1200)  # the first run builds Helm
 
 
 # ---- what it renders ---------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def test_a_namespace_that_enforces_the_restricted_standard_takes_every_pod(relea
         return {name: names.count(name) for name in names}
 
     wanted = {"web": 2, "start": 1, "stop": 1, "watch": 2, "reconcile": 1, "redis": 1}
-    until(30, "all pods are accepted", lambda: pods() == wanted)
+    until(lambda: pods() == wanted, "all pods are accepted")
 
 
 @pytest.mark.covers("4:deploy-jobs-namespace")
@@ -388,7 +388,7 @@ def test_the_accounts_suffice_for_the_runner_and_each_for_its_own_part_only(
                 "notstartedeither",
             }
 
-        until(60, "all three have ended", ended)
+        until(ended, "all three have ended")
         for other in ("start", "stop", "web"):
             with pytest.raises(ApiRefusal, match="forbidden"):
                 api_of(runners[other]).call("GET", f"/apis/batch/v1/namespaces/{release.jobs}/jobs")
@@ -396,7 +396,7 @@ def test_the_accounts_suffice_for_the_runner_and_each_for_its_own_part_only(
             start.stop(spec.job_id, spec.attempt)
         for one in list(watch.observe()):
             watch.forget(one.job_id, one.attempt)
-        until(30, "the Jobs are gone", lambda: not release.cluster.get("-n", release.jobs, "jobs")["items"])
+        until(lambda: not release.cluster.get("-n", release.jobs, "jobs")["items"], "the Jobs are gone")
     finally:
         for runner in runners.values():
             runner.close()

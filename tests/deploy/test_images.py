@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.node import until
 from tests.deploy import stand_in
 from tests.deploy.building import PACKAGES, build
 from tests.deploy.docker_engine import PROGRAM, Engine
 from tests.deploy.dockerfiles import copy_code, dockerfile
 from tests.light_curves import write_light_curve
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ("agent", "notebook", "server")
@@ -369,7 +369,7 @@ def test_web_worker_and_watcher_run_a_job_from_containers_of_their_image(
 
         # A local site needs one machine: here it is what these three share, a loopback and process ids.
         web = start(("--network", "none"), "web")
-        until(30, "web answers", lambda: client("list", "script").returncode == 0)
+        until(lambda: client("list", "script").returncode == 0, "web answers")
         beside = ("--network", f"container:{web}")
         worker = start(beside, "worker", "--site", "local")
         start((*beside, "--pid", f"container:{worker}"), "watch", "--site", "local")

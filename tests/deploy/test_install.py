@@ -16,12 +16,12 @@ import pytest
 
 from tests.cluster import images
 from tests.cluster.cluster import Cluster
-from tests.cluster.node import until
 from tests.cluster.policies import enforced
 from tests.deploy.docker_engine import Engine
 from tests.deploy.release import Release, released
 from tests.light_curves import write_light_curve
 from tests.s3_servers import versitygw
+from tests.waiting import until
 from uws_server import redis_server
 
 pytestmark = [
@@ -166,7 +166,7 @@ def test_the_demo_s_notebook_runs_in_the_cluster(installed: Installed, tmp_path:
     found = json.loads((tmp_path / "results" / "period.json").read_text())
     assert found["period"] == pytest.approx(0.93697, abs=2e-5)
     left = ("-n", release.jobs, "get", "jobs,pods", "--output=name")
-    until(60, "nothing of it is left", lambda: not cluster.kubectl(*left))
+    until(lambda: not cluster.kubectl(*left), "nothing of it is left")
 
 
 @pytest.mark.covers("4:deploy-install")
@@ -184,7 +184,7 @@ def test_a_job_runs_on_while_every_pod_of_the_server_is_replaced(installed: Inst
     release, cluster = installed.release, installed.release.cluster
     command = json.dumps(["sh", "-c", "until [ -e /tmp/go ]; do sleep 0.1; done; echo attempt $UWS_ATTEMPT"])
     job = installed.client("submit", "container", "image=localhost/busybox:1", f"command={command}").strip()
-    until(60, "it runs", lambda: "EXECUTING" in installed.client("show", job))
+    until(lambda: "EXECUTING" in installed.client("show", job), "it runs")
     (pod,) = cluster.kubectl("-n", release.jobs, "get", "pods", "--output=name").split()
     old = set(release.pods())
     delete = ("delete", "pods", "--selector=app.kubernetes.io/name=uws-server", "--grace-period=1")
@@ -212,7 +212,7 @@ def test_a_watcher_that_can_list_no_more_is_not_ready_until_it_can(installed: In
 
     assert ready() == "2"
     cluster.kubectl("-n", release.jobs, "delete", "role", "uws-watch")
-    until(240, "who acts is not ready, and who stands by is", lambda: ready() == "1")
+    until(lambda: ready() == "1", "who acts is not ready, and who stands by is", 240)
     meta = {key: kept["metadata"][key] for key in ("name", "namespace", "labels", "annotations")}
     cluster.create({**kept, "metadata": meta})
-    until(120, "both are ready", lambda: ready() == "2")
+    until(lambda: ready() == "2", "both are ready")

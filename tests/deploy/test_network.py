@@ -17,16 +17,17 @@ import pytest
 from runners.kubernetes import manifest
 from runners.kubernetes.manifest import PodSettings
 from tests.cluster.cluster import Cluster
-from tests.cluster.node import Failed, until
+from tests.cluster.node import Failed
 from tests.cluster.policies import enforced, translate
 from tests.deploy.helm import objects, only, template
 from tests.deploy.release import Release, released
+from tests.waiting import until
 from uws_server.domain.runspec import RunSpec
 
 METADATA = "169.254.169.254"
 SPEC = Path(__file__).parents[1] / "golden" / "runspec" / "container.json"
 pytestmark = [
-    pytest.mark.timeout(600),  # the first run builds Helm
+    pytest.mark.timeout(1200),  # the first run builds Helm
     pytest.mark.serial,  # policies hold, and do not, for the whole cluster
 ]
 
@@ -66,11 +67,7 @@ class Network:
             last.update(self.reached(pod))
             return last == everything
 
-        try:
-            until(20, f"{pod} reaches everything", all_of_it)
-        except Failed as error:
-            error.add_note(f"it does not reach {everything - last}")
-            raise
+        until(all_of_it, lambda: f"{pod} reaches {everything - last}")
 
     def reached(self, pod: str) -> set[str]:
         """What of it a pod can connect to."""
@@ -189,7 +186,7 @@ def test_a_site_s_own_egress_is_reached_as_far_as_it_goes(network: Network) -> N
         cluster.kubectl(
             "-n", release.jobs, "patch", "networkpolicy", "uws-jobs", "--type=json", f"-p={patch}"
         )
-        until(10, "the new rule holds", reached)
+        until(reached, "the new rule holds")
 
 
 def test_a_policy_that_is_not_understood_is_refused_and_not_half_enforced() -> None:

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any
 from flask import Blueprint, Flask, Response, jsonify, request
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from tests.waiting import PATIENCE
 from uws_server.domain.runspec import AttemptLimits, Input, Output, Resources, RunSpec
 from uws_server.domain.wire import LINKS, MANIFEST, MOST_LINKS, OWN_WORD, PATH, PROGRESS
 from uws_server.storage.file import FileStore
@@ -183,7 +183,7 @@ class Attempt:
             text=True,
         )
 
-    def run(self, command: str, *, seconds: float = 60) -> int:
+    def run(self, command: str, *, seconds: float = PATIENCE) -> int:
         """An agent to its end; its exit code. A stack trace fails the test."""
         return ended(self.start(command), seconds)
 
@@ -198,7 +198,7 @@ class Attempt:
         return answer
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 60) -> int:
+def ended(process: subprocess.Popen[str], seconds: float = PATIENCE) -> int:
     """Wait for an agent's end; a stack trace fails the test."""
     try:
         _, errors = process.communicate(timeout=seconds)
@@ -214,11 +214,3 @@ def kill(process: subprocess.Popen[str]) -> None:
     """End it as a crash does."""
     process.send_signal(signal.SIGKILL)
     process.communicate()
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Wait until it holds; fail when it does not in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)

@@ -18,7 +18,8 @@ from flask import Response
 
 from runners.agent.attempt_dir import AttemptDir, Exit
 from runners.local.capped_log import CappedLog
-from tests.integration.agent_door import JOB, OURS, Attempt, DoorDouble, ended, kill, serving, until
+from tests.integration.agent_door import JOB, OURS, Attempt, DoorDouble, ended, kill, serving
+from tests.waiting import until
 from uws_server.domain.runspec import AttemptLimits, Output
 from uws_server.domain.wire import FENCED, STAGE_OUT_FAILED
 
@@ -91,8 +92,8 @@ def test_logs_and_progress_while_running(door: DoorDouble, port: int, tmp_path: 
             with (attempt.uws / "progress").open("a") as progress:
                 progress.write(f"{number} 3\n{number + 1} ")
                 progress.flush()
-                until(lambda: door.log("stdout") == written)  # noqa: B023 - used at once
-                until(lambda: (number, 3) in door.progress)  # noqa: B023 - used at once
+                until(lambda: door.log("stdout") == written, "all that was written")  # noqa: B023 - used at once
+                until(lambda: (number, 3) in door.progress, f"progress {number}")  # noqa: B023 - used at once
                 progress.write("4\n")
     attempt.end(1)
     assert ended(agent) == 0
@@ -133,7 +134,7 @@ def test_a_log_that_is_capped_while_it_is_followed(door: DoorDouble, port: int, 
         log.write(b"%09d\n" % number * 1000)
         if number in {10, 100}:
             head = (attempt.logs / "stdout").read_bytes()
-            until(lambda: door.log("stdout") == head)  # noqa: B023 - used at once
+            until(lambda: door.log("stdout") == head, "the head of the log")  # noqa: B023 - used at once
     log.close()
     attempt.end()
     assert ended(agent) == 0
@@ -370,9 +371,9 @@ def test_killed_and_run_again(door: DoorDouble, port: int, tmp_path: Path, at: s
     agent = attempt.start("follow")
     assert reached.wait(30)
     if after and "manifest" in at:
-        until(lambda: door.manifests)
+        until(lambda: door.manifests, "the manifest")
     elif after:
-        until(lambda: door.names("logs/stdout"))
+        until(lambda: door.names("logs/stdout"), "a piece of the log")
     kill(agent)
     release.set()
     door.fault = lambda _: None
@@ -417,7 +418,7 @@ def test_killed_again_and_again(door: DoorDouble, port: int, tmp_path: Path) -> 
     attempt.end()
     for target in (20, 120, 220):
         agent = attempt.start("follow")
-        until(lambda: len(door.puts) >= target or agent.poll() is not None)  # noqa: B023 - used at once
+        until(lambda: len(door.puts) >= target or agent.poll() is not None, f"{target} pieces")  # noqa: B023 - used at once
         kill(agent)
     assert attempt.run("follow") == 0
     assert len(door.manifests[0]["results"]) == 300
@@ -464,7 +465,7 @@ def test_a_proxys_word_fences_nobody_off(
     (attempt.uws / "progress").write_text("1 2\n")
     if where == "progress":
         agent = attempt.start("follow")
-        until(lambda: door.progress == [(1, 2)])
+        until(lambda: door.progress == [(1, 2)], "progress")
         attempt.end()
         assert ended(agent) == 0
     else:
@@ -571,9 +572,9 @@ def test_the_web_restarts(door: DoorDouble, tmp_path: Path) -> None:
     (attempt.logs / "stdout").write_text("while away\n")
     (attempt.outputs / "x").write_text("x")
     agent = attempt.start("follow")
-    until((attempt.top / "agent-state.json").exists)
+    until((attempt.top / "agent-state.json").exists, "the agent's state")
     with serving(door.app(), port):
-        until(lambda: door.log("stdout") == b"while away\n")
+        until(lambda: door.log("stdout") == b"while away\n", "what was written meanwhile")
     (attempt.logs / "stdout").write_text("while away\nand again\n")
     attempt.end()
     with socket.create_server(("127.0.0.1", port)) as away:  # again, at the end
@@ -605,10 +606,10 @@ def test_a_disk_that_is_full_for_a_while(door: DoorDouble, port: int, tmp_path: 
     (attempt.logs / "stdout").write_text("log")
     (attempt.uws / "progress").write_text("1 3\n")
     agent = attempt.start("follow")
-    until(lambda: door.progress)
+    until(lambda: door.progress, "progress")
     assert door.names("logs") == []
     (attempt.top / "agent-state.json.new").rmdir()
-    until(lambda: door.log("stdout") == b"log")
+    until(lambda: door.log("stdout") == b"log", "the log")
     attempt.end()
     assert ended(agent) == 0
 
@@ -640,7 +641,7 @@ def test_sigterm_without_exit(door: DoorDouble, port: int, tmp_path: Path) -> No
     attempt = Attempt(tmp_path / "a", port, outputs=[Output("result", "**", required=True)])
     (attempt.logs / "stdout").write_text("log")
     agent = attempt.start("follow")
-    until(lambda: door.names("logs/stdout"))
+    until(lambda: door.names("logs/stdout"), "a piece of the log")
     (attempt.outputs / "x").write_text("x")
     agent.send_signal(signal.SIGTERM)
     assert ended(agent, 10) == 0
@@ -687,7 +688,7 @@ def test_the_grace_is_kept(door: DoorDouble, port: int, tmp_path: Path) -> None:
     for name in "abc":
         (attempt.outputs / name).write_text(name)
     (attempt.logs / "stdout").write_text("x")
-    until(lambda: door.names("logs/stdout"))
+    until(lambda: door.names("logs/stdout"), "a piece of the log")
     start = time.monotonic()
     agent.send_signal(signal.SIGTERM)
     assert ended(agent, 10) == STAGE_OUT_FAILED
@@ -739,7 +740,7 @@ def test_the_grace_is_kept_by_a_dead_server(door: DoorDouble, port: int, tmp_pat
     attempt = Attempt(tmp_path / "a", port, limits=AttemptLimits(grace=2))
     agent = attempt.start("follow")
     (attempt.logs / "stdout").write_text("x")
-    until(lambda: door.names("logs/stdout"))
+    until(lambda: door.names("logs/stdout"), "a piece of the log")
     start = time.monotonic()
     agent.send_signal(signal.SIGTERM)
     try:

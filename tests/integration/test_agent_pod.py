@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.agent_door import TOKEN, Attempt, DoorDouble, ended, kill, until
+from tests.integration.agent_door import TOKEN, Attempt, DoorDouble, ended, kill
+from tests.waiting import until
 from uws_server.domain.wire import PATH
 
 AGENT = """
@@ -47,7 +48,7 @@ def agent(attempt: Attempt, port: int) -> Iterator[tuple[subprocess.Popen[str], 
         text=True,
     )
     try:
-        until((control / "go").exists)
+        until((control / "go").exists, "the word to go")
         yield process, termination
     finally:
         kill(process)
@@ -72,8 +73,8 @@ def test_an_agent_that_is_done_waits_for_its_sigterm(door: DoorDouble, port: int
     attempt = Attempt(tmp_path / "a", port)
     with agent(attempt, port) as (process, termination):
         attempt.end(how="ended")
-        until(termination.exists)
-        until(lambda: process.poll() is not None or waits_for_a_signal(process.pid))
+        until(termination.exists, "its last word")
+        until(lambda: process.poll() is not None or waits_for_a_signal(process.pid), "its end, or its wait")
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert ended(process) == 0

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 from flask import Response
 
-from tests.integration.agent_door import JOB, OURS, Attempt, DoorDouble, ended, kill, serving, until
+from tests.integration.agent_door import JOB, OURS, Attempt, DoorDouble, ended, kill, serving
+from tests.waiting import until
 from uws_server.domain.runspec import Input, Resources
 from uws_server.domain.wire import FENCED, STAGE_IN_FAILED
 
@@ -692,7 +693,10 @@ def test_killed_and_run_again(sources: Server, tmp_path: Path) -> None:
     attempt = Attempt(tmp_path / "a", 1, inputs=[Input("x", sources.url("/x"))])
     agent = attempt.start("stage-in")
     assert halfway.wait(20)
-    until(lambda: any(path.stat().st_size for path in attempt.inputs.glob(".stage-in-part-*")))
+    until(
+        lambda: any(path.stat().st_size for path in attempt.inputs.glob(".stage-in-part-*")),
+        "the first half of the file",
+    )
     kill(agent)
     release.set()
     assert not (attempt.inputs / "x").exists()

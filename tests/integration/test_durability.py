@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +25,7 @@ import redis
 from tests import jobs
 from tests.jobs import NOW, ROOM
 from tests.redis_servers import PROGRAMS
+from tests.waiting import PATIENCE, until
 from uws_server.domain.events import RunRequested, advance
 from uws_server.domain.job import Job
 from uws_server.factory import new_job_id
@@ -36,14 +36,6 @@ from uws_server.store.redis import RedisStore
 ROOT = Path(__file__).resolve().parents[2]
 EX_CONFIG = 78
 WRITERS = 4
-
-
-def until(condition: object, seconds: float = 20) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 class Traced:
@@ -60,7 +52,7 @@ class Traced:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
         )
-        until(self.server.answers)
+        until(self.server.answers, "the server's answer")
 
     def synced(self) -> tuple[Path, int]:
         """The file that is appended to, and how much of it is on disk."""
@@ -71,8 +63,8 @@ class Traced:
     def power_cut(self, copy: Path, name: str) -> RedisServer:
         """End it at once; the server that comes back with what was on disk."""
         self.process.kill()  # and the server with it
-        self.process.wait(20)
-        until(lambda: not self.server.answers())
+        self.process.wait(PATIENCE)
+        until(lambda: not self.server.answers(), "the server's end")
         path, size = self.synced()
         assert path.stat().st_size >= size
         after = _prepared(copy, name)
@@ -89,11 +81,11 @@ def _prepared(directory: Path, name: str) -> RedisServer:
 def running(server: RedisServer, *words: str) -> Iterator[RedisServer]:
     process = subprocess.Popen([*server.command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     try:
-        until(server.answers)
+        until(server.answers, "the server's answer")
         yield server
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
 
 
 def a_job() -> Job:
@@ -131,7 +123,7 @@ class Submissions:
     def end(self) -> None:
         self._stop.set()
         for thread in self.threads:
-            thread.join(60)
+            thread.join(PATIENCE)
         self._store.close()
 
 
@@ -149,7 +141,7 @@ def lost(store: RedisStore, acknowledged: dict[str, Job]) -> list[str]:
 def test_a_power_cut_loses_nothing_that_was_acknowledged(name: str, tmp_path: Path) -> None:
     traced = Traced(tmp_path / "a", name, "always")
     submissions = Submissions(traced.server.url)
-    until(lambda: len(submissions.acknowledged) >= 300)
+    until(lambda: len(submissions.acknowledged) >= 300, "300 submissions")
     after = traced.power_cut(tmp_path / "b", name)  # in the midst of it
     submissions.end()
     with running(after):
@@ -171,7 +163,7 @@ def test_the_same_cut_loses_jobs_without_fsync_at_each_write(name: str, tmp_path
         store = RedisStore(traced.server.url)
         store.create(a_job())
         before = traced.synced()[1]
-        until(lambda seen=before, of=traced: of.synced()[1] > seen)  # the next fsync is a second away
+        until(lambda seen=before, of=traced: of.synced()[1] > seen, "the next fsync")  # type: ignore[misc]
         acknowledged = {job.id: job for job in (store.create(a_job()) for _ in range(20))}
         after = traced.power_cut(tmp_path / f"b{number}", name)
         store.close()
@@ -204,7 +196,7 @@ def test_start_is_refused_on_a_store_that_is_not_durable(
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert done.returncode == EX_CONFIG, done.stderr
         assert sentence in done.stderr
@@ -220,10 +212,10 @@ def test_start_is_permitted_where_that_is_configured(tmp_path: Path) -> None:
             env={**_environment(tmp_path), "UWS_REDIS__URL": server.url, "UWS_REDIS__DURABLE": "false"},
         )
         try:
-            until(lambda: client.exists("uws:lease:reconciler"))
+            until(lambda: client.exists("uws:lease:reconciler"), "the reconciler's lease")
         finally:
             process.send_signal(signal.SIGTERM)
-            code = process.wait(20)
+            code = process.wait(PATIENCE)
             client.close()
         assert code == 0
 

@@ -11,7 +11,8 @@ import pytest
 
 from runners.base import Busy, Cause, State
 from runners.local import site_files
-from tests.local_site import LocalSite, local_site, modes, until, with_command_line
+from tests.local_site import LocalSite, local_site, modes, with_command_line
+from tests.waiting import until
 from uws_server.domain.runspec import RunSpec
 
 DISK = 16 * 1024**2  # bytes; less than the job's own limit

@@ -14,7 +14,8 @@ import pytest
 from runners.base import Busy, Cause, State, Unreachable
 from runners.local import cgroups
 from runners.local.isolation import LocalSettings, Mode, probe
-from tests.local_site import QUICK, SMALL, LocalSite, local_site, modes, until, with_command_line
+from tests.local_site import QUICK, SMALL, LocalSite, local_site, modes, with_command_line
+from tests.waiting import until
 from uws_server.domain.runspec import AttemptLimits, Input, Resources, RunSpec
 
 MIB = 1024**2

@@ -20,7 +20,8 @@ from runners.base import Cause, State
 from runners.local import processes, site_files
 from runners.local.leftovers import end_leftovers
 from tests.integration.test_local import DAEMON, INPUT, STAY
-from tests.local_site import LocalSite, local_site, modes, until, with_command_line
+from tests.local_site import LocalSite, local_site, modes, with_command_line
+from tests.waiting import until
 from uws_server.domain.runspec import RunSpec
 
 URL = "http://127.0.0.1:9/agent/v1"

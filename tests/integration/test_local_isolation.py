@@ -17,7 +17,8 @@ from runners.base import Cause, State
 from runners.local.isolation import IsolationError, LocalSettings, Mode, probe
 from runners.local.runner import LocalRunner
 from runners.local.view import view
-from tests.local_site import LocalSite, local_site, modes, until
+from tests.local_site import LocalSite, local_site, modes
+from tests.waiting import until
 from uws_server.domain.runspec import RunSpec
 
 ISOLATING: list[Mode] = [mode for mode in modes() if mode != "none"]
@@ -280,7 +281,6 @@ def test_the_view_shows_no_home_of_anybody() -> None:
 
 
 @pytest.mark.covers("3:local-isolation", "3:local-abort-tree")
-@pytest.mark.timeout(300)
 def test_without_root_the_same_holds() -> None:
     """Run the suites again as a user without rights, who can reach the interpreter."""
     if os.getuid() != 0:

@@ -17,6 +17,8 @@ from typing import Any
 import nbformat as untyped_nbformat
 import pytest
 
+from tests.waiting import PATIENCE, until
+
 nbformat: Any = untyped_nbformat
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
@@ -60,18 +62,19 @@ class Run:
 
     def wait_for(self, file: Path) -> str:
         """What a cell has written to `file`, as soon as it is there."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
+
+        def look() -> str:
             if file.exists() and (text := file.read_text()):
                 return text
             assert self.process is not None
             assert self.process.poll() is None, self.path("log").read_text()
-            time.sleep(0.02)
-        raise AssertionError(f"{file} did not appear")
+            return ""
+
+        return until(look, str(file))
 
     def end(self) -> int:
         assert self.process is not None
-        return self.process.wait(timeout=90)
+        return self.process.wait(PATIENCE)
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -260,10 +263,7 @@ def test_after_sigkill_the_last_save_tells_how_far_it_came(run: Run) -> None:
     endless = "import os, time\nopen('started', 'w').write(str(os.getpid()))\nwhile True: time.sleep(0.1)"
     run.start(notebook("x = 1", endless, "y = 2"))
     kernel = int(run.wait_for(run.path("outputs/started")))
-    deadline = time.monotonic() + 20
-    while run.statuses != ["completed", "running", "pending"]:
-        assert time.monotonic() < deadline, run.statuses
-        time.sleep(0.05)
+    until(lambda: run.statuses == ["completed", "running", "pending"], lambda: str(run.statuses))
     run.stop()
     with suppress(ProcessLookupError):
         os.kill(kernel, signal.SIGKILL)

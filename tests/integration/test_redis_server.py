@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from tests.redis_servers import PROGRAMS
-from tests.up_process import until
+from tests.waiting import until
 from uws_server import redis_server
 from uws_server.redis_server import NoRedis, RedisServer
 
@@ -184,5 +184,5 @@ def test_a_server_that_cannot_start_is_noticed_at_once(tmp_path: Path, program: 
     (server.directory / "redis.conf").write_text("nonsense yes\n")
     process = subprocess.Popen(server.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert not redis_server.wait_until_ready(server, process.pid, 20)
-    until(lambda: process.poll() is not None)
+    until(lambda: process.poll() is not None, "the server's end")
     assert process.returncode != 0

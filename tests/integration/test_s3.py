@@ -20,7 +20,7 @@ import pytest
 
 from tests.s3_gate import Gate, gate
 from tests.s3_servers import SERVERS, S3Server
-from tests.up_process import until
+from tests.waiting import until
 from uws_server.storage import s3
 from uws_server.storage.base import NotStored, StorageUnavailable, TooLong
 from uws_server.storage.s3 import Bucket, S3Store
@@ -281,7 +281,7 @@ def test_an_upload_that_breaks_off_leaves_the_old_object(bucket: Bucket, between
     store.put("a", b"old")
 
     def broken() -> None:
-        until(lambda: between.passed > 20 * 1024**2, what="some of the parts")
+        until(lambda: between.passed > 20 * 1024**2, "some of the parts")
         between.refuse()
 
     with ThreadPoolExecutor(1) as threads:

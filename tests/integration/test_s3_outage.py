@@ -15,7 +15,8 @@ import pytest
 from tests.s3_gate import Gate, gate
 from tests.s3_servers import versitygw
 from tests.up_jobs import UpJobs
-from tests.up_process import running_up, until
+from tests.up_process import running_up
+from tests.waiting import until
 from uws_server.storage.s3 import S3Store
 
 pytestmark = pytest.mark.covers("4:object-store-outage")
@@ -82,7 +83,7 @@ def test_a_slow_store_holds_up_nobody_else(behind: Behind, job: str) -> None:
         before = behind.gate.entered
         with ThreadPoolExecutor(100) as threads:
             hanging = [threads.submit(behind.jobs.ask, f"{job}/results/stdout") for _ in range(100)]
-            until(lambda: behind.gate.entered - before > 20, what="requests that wait for the store")
+            until(lambda: behind.gate.entered - before > 20, "requests that wait for the store")
             slowest = 0.0
             for _ in range(100):
                 began = time.monotonic()
@@ -104,27 +105,27 @@ def test_a_store_that_is_gone_is_said(behind: Behind, job: str) -> None:
         result = behind.jobs.ask(f"{job}/results/stdout")
         assert (result.status, result.text) == (503, "the object store does not answer just now; try again")
         assert behind.jobs.ask(f"{job}/phase").text == "COMPLETED"
-        until(lambda: behind.jobs.ask("/readyz").status == 503, what="the word that it is gone")
+        until(lambda: behind.jobs.ask("/readyz").status == 503, "the word that it is gone")
         assert behind.jobs.ask("/readyz").text == "web: ok; redis: ok; objects: does not answer"
     finally:
         behind.gate.admit()
-    until(lambda: behind.jobs.ask("/readyz").status == 200, what="the word that it is back")
+    until(lambda: behind.jobs.ask("/readyz").status == 200, "the word that it is back")
 
 
 @pytest.mark.parametrize("fault", ["gone", "key revoked"])
 def test_a_job_whose_store_fails_when_it_ends_is_not_lost(behind: Behind, fault: str) -> None:
     job = behind.jobs.submit("script", WORKING)
     behind.jobs.reach(job, "EXECUTING")
-    until(lambda: behind.jobs.result(job, "stdout") == b"begun\n", what="the first line")
+    until(lambda: behind.jobs.result(job, "stdout") == b"begun\n", "the first line")
     if fault == "key revoked":
         behind.gate.lead_to(behind.other)
     behind.gate.refuse(10**9 if fault == "gone" else 0)
     try:
-        until(lambda: b"ended" in behind.printed(job), what="the end of the user's code")
+        until(lambda: b"ended" in behind.printed(job), "the end of the user's code")
         entered, passed = behind.gate.entered, behind.gate.passed
         until(
             lambda: behind.gate.entered > entered + 3 or behind.gate.passed > passed + 10_000,
-            what="tries to store its results",
+            "tries to store its results",
         )
         found = behind.jobs.look(job)
         assert found["phase"] == "EXECUTING" or found["finalising"]
@@ -149,4 +150,4 @@ def test_what_a_deleted_job_stored_goes_once_the_store_is_back(behind: Behind, j
         assert behind.keys(job)
     finally:
         behind.gate.admit()
-    until(lambda: not behind.keys(job), what="the end of the job's objects")
+    until(lambda: not behind.keys(job), "the end of the job's objects")

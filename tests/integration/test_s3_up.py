@@ -12,7 +12,8 @@ import pytest
 
 from tests.s3_servers import S3Server
 from tests.up_jobs import UpJobs, notebook
-from tests.up_process import running_up, until
+from tests.up_process import running_up
+from tests.waiting import until
 from uws_server.storage.s3 import Bucket, S3Store
 
 LARGE = 3 * 1024**2
@@ -147,7 +148,7 @@ def test_delete_takes_the_objects_away(site: Site) -> None:
     site.jobs.reach(job, "COMPLETED")
     assert site.keys(job)
     assert ask(job, "DELETE").status == 303
-    until(lambda: not site.keys(job), what="the end of the job's objects")
+    until(lambda: not site.keys(job), "the end of the job's objects")
 
 
 @pytest.mark.covers("4:object-store-secret")

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.up_process import UpProcess, running_up, until
+from tests.up_process import UpProcess, running_up
+from tests.waiting import until
 
 COMMANDS = {
     "web": ("web",),
@@ -114,7 +115,7 @@ def number(text: str, sample: str) -> float:
 def single(tmp_path: Path, redis_servers: Callable[[str], str]) -> Iterator[Single]:
     processes = Single(tmp_path, redis_servers("redis"))
     try:
-        until(processes.healthy, 60, "health")
+        until(processes.healthy, "health")
         yield processes
     finally:
         for process in processes.processes.values():
@@ -125,15 +126,15 @@ def single(tmp_path: Path, redis_servers: Callable[[str], str]) -> Iterator[Sing
 @pytest.mark.covers("3:cli-server")
 def test_a_job_runs_and_everything_ends_when_asked_to(single: Single) -> None:
     job = single.submit("print('hello')")
-    until(lambda: single.phase(job) == "COMPLETED", 60, "COMPLETED")
+    until(lambda: single.phase(job) == "COMPLETED", "COMPLETED")
     assert "hello" in single.output(job)
     endless = single.submit("import time\nwhile True: time.sleep(1)")
-    until(lambda: single.phase(endless) == "EXECUTING", 60, "EXECUTING")
+    until(lambda: single.phase(endless) == "EXECUTING", "EXECUTING")
     abort = urllib.request.Request(f"{endless}/phase", b"PHASE=ABORT")
     with urllib.request.urlopen(abort, timeout=30):
         assert single.phase(endless) == "ABORTED"
     attempts = single.data / "sites" / "local" / "attempts"
-    until(lambda: not list(attempts.iterdir()), 60, "the end of the attempt")
+    until(lambda: not list(attempts.iterdir()), "the end of the attempt")
     assert single.stop() == dict.fromkeys(COMMANDS, 0)
     assert "Traceback" not in single.said()
 
@@ -141,7 +142,7 @@ def test_a_job_runs_and_everything_ends_when_asked_to(single: Single) -> None:
 @pytest.mark.covers("4:probes", "4:metrics")
 def test_each_process_tells_its_operator_how_it_is_and_what_it_did(single: Single) -> None:
     for name in COMMANDS:
-        until(partial(single.is_ready, name), 60, f"{name} is ready")
+        until(partial(single.is_ready, name), f"{name} is ready")
         assert single.asked(name, "/healthz") == (200, "ok" if name == "web" else "ok\n")
         assert single.asked(name, "/nothing")[0] == 404
     assert single.asked("watch", "/readyz")[1] == "lease: ok; site: ok\n"
@@ -149,7 +150,7 @@ def test_each_process_tells_its_operator_how_it_is_and_what_it_did(single: Singl
     before = single.number("web", REQUESTED)
     jobs = [single.submit("print('hello')") for _ in range(3)]
     for job in jobs:
-        until(partial(single.completed, job), 60, "COMPLETED")
+        until(partial(single.completed, job), "COMPLETED")
     assert single.number("web", REQUESTED) == before + 3  # by two processes
     assert (
         single.number("web", 'uws_job_phase_changes_total{phase="QUEUED",service="script",site="local"}') == 3
@@ -181,7 +182,7 @@ def test_under_up_web_tells_the_numbers_of_all(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with running_up(tmp_path / "data", environment={"UWS_OPERATOR__PORT": str(port)}) as up:
         job = up.submit("print('hello')")
-        until(lambda: up.phase(job) == "COMPLETED", 60, "COMPLETED")
+        until(lambda: up.phase(job) == "COMPLETED", "COMPLETED")
         told = asked(f"http://127.0.0.1:{port}/metrics")[1]
         for sample in (
             'uws_job_phase_changes_total{phase="COMPLETED",service="script",site="local"}',

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.agent_door import until
+from tests.waiting import until
 from uws_server.storage.base import NotStored
 from uws_server.storage.file import FileStore
 from uws_server.storage.links import Links
@@ -210,7 +210,7 @@ def test_of_two_puts_at_once_one_stands(route: Route) -> None:
     request = f"PUT {link} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf".encode()
     with socket.create_connection(("127.0.0.1", route.port), timeout=20) as slow:
         slow.sendall(request)
-        until(lambda: list(route.tmp.iterdir()))
+        until(lambda: list(route.tmp.iterdir()), "the beginning of the file")
         assert route.ask("PUT", link, b"quick")[0] == 200
         slow.sendall(bytes(96))
         assert slow.recv(12) == b"HTTP/1.1 503"  # and when it is tried again:
@@ -252,7 +252,7 @@ def test_put_that_stops_in_the_middle(route: Route, body: str) -> None:
     link = route.store.sign("PUT", "jobs/new", 60, 1000)
     answer = route.send(f"PUT {link} HTTP/1.1\r\nHost: x\r\n{body}".encode())
     assert answer[:12] in {b"", b"HTTP/1.1 400", b"HTTP/1.1 411"}
-    until(lambda: list(route.tmp.iterdir()) == [])
+    until(lambda: list(route.tmp.iterdir()) == [], "an empty directory")
     assert route.keys() == [KEY]
 
 
@@ -273,9 +273,9 @@ def test_put_whose_client_vanishes(route: Route) -> None:
     link = route.store.sign("PUT", "jobs/new", 60)
     with socket.create_connection(("127.0.0.1", route.port)) as connection:
         connection.sendall(f"PUT {link} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf".encode())
-        until(lambda: list(route.tmp.iterdir()))
+        until(lambda: list(route.tmp.iterdir()), "the beginning of the file")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
-    until(lambda: list(route.tmp.iterdir()) == [])
+    until(lambda: list(route.tmp.iterdir()) == [], "an empty directory")
     assert route.keys() == [KEY]
 
 
@@ -347,7 +347,7 @@ def test_a_slow_put_holds_up_nobody(route: Route) -> None:
     big = route.store.sign("PUT", "jobs/big", 60)
     with socket.create_connection(("127.0.0.1", route.port)) as slow:
         slow.sendall(f"PUT {link} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf".encode())
-        until(lambda: list(route.tmp.iterdir()))
+        until(lambda: list(route.tmp.iterdir()), "the beginning of the file")
         uploading = threading.Thread(target=route.ask, args=("PUT", big, bytes(50_000_000)))
         uploading.start()
         while uploading.is_alive():

@@ -15,7 +15,8 @@ import pytest
 import redis
 
 from tests.redis_servers import PROGRAMS, serving
-from tests.up_process import ROLES, UP, UpProcess, children, lives, running_up, until
+from tests.up_process import ROLES, UP, UpProcess, children, lives, running_up
+from tests.waiting import until
 from uws_server.redis_server import find
 from uws_server.store.base import SCHEMA
 from uws_server.store.redis import RedisStore
@@ -33,7 +34,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
 
 def _run(up: UpProcess, code: str = HELLO) -> str:
     job = up.submit(code)
-    until(lambda: up.phase(job) in {"COMPLETED", "ERROR", "ABORTED"}, 60, f"the end of {job}")
+    until(lambda: up.phase(job) in {"COMPLETED", "ERROR", "ABORTED"}, f"the end of {job}")
     assert up.phase(job) == "COMPLETED"
     return job
 
@@ -68,8 +69,8 @@ def test_a_killed_process_is_started_again_and_work_goes_on(up: UpProcess, role:
     before = up.roles()[role]
     group = [before, *children(before)]
     os.kill(before, signal.SIGKILL)
-    until(lambda: up.roles().get(role, before) != before, what=f"a new {role}")
-    until(up.healthy, what="health")
+    until(lambda: up.roles().get(role, before) != before, f"a new {role}")
+    until(up.healthy, "health")
     assert not any(lives(pid) for pid in group)
     _run(up)
 
@@ -77,17 +78,15 @@ def test_a_killed_process_is_started_again_and_work_goes_on(up: UpProcess, role:
 def test_a_killed_web_process_is_replaced_and_no_connection_refused(up: UpProcess) -> None:
     (victim, *others) = children(up.roles()["web"])
     os.kill(victim, signal.SIGKILL)
-    until(
-        lambda: len(set(children(up.roles()["web"])) - {victim}) == len(others) + 1, what="a new web process"
-    )
-    until(up.healthy, what="health")
+    until(lambda: len(set(children(up.roles()["web"])) - {victim}) == len(others) + 1, "a new web process")
+    until(up.healthy, "health")
 
 
 def test_while_web_is_down_connections_wait(up: UpProcess) -> None:
     web = up.roles()["web"]
     group = [web, *children(web)]
     os.kill(web, signal.SIGKILL)
-    until(lambda: not any(lives(pid) for pid in group), what="the end of web")
+    until(lambda: not any(lives(pid) for pid in group), "the end of web")
     assert up.healthy()
 
 
@@ -207,17 +206,17 @@ def test_killed_up_takes_its_children_along_and_comes_back_with_every_job(tmp_pa
     with running_up(tmp_path / "data") as up:
         finished = _run(up)
         job = up.submit(wait)
-        until(lambda: up.phase(job) == "EXECUTING", what="EXECUTING")
+        until(lambda: up.phase(job) == "EXECUTING", "EXECUTING")
         roles = up.roles()
         everything = [*roles.values(), *children(roles["web"])]
         supervisors = children(roles["start"])
         up.end(signal.SIGKILL)
-        until(lambda: not any(lives(pid) for pid in everything), what="the end of all children")
+        until(lambda: not any(lives(pid) for pid in everything), "the end of all children")
         assert supervisors
         assert all(lives(pid) for pid in supervisors)
     with running_up(tmp_path / "data") as again:
         assert again.phase(finished) == "COMPLETED"
-        until(lambda: again.phase(job) == "COMPLETED", 60, "the end of the job that ran meanwhile")
+        until(lambda: again.phase(job) == "COMPLETED", "the end of the job that ran meanwhile")
         assert again.output(job).split() == ["begun", "done"]
 
 
@@ -226,7 +225,7 @@ def test_a_second_interrupt_ends_everything_at_once(tmp_path: Path) -> None:
         os.kill(up.roles()["redis"], signal.SIGSTOP)  # will not end politely
         roles = up.roles()
         up.process.send_signal(signal.SIGINT)
-        until(lambda: "web" not in up.roles(), what="the polite stop")
+        until(lambda: "web" not in up.roles(), "the polite stop")
         assert up.end(signal.SIGINT, 10) == 130
     assert not any(lives(pid) for pid in roles.values())
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.up_jobs import UpJobs
-from tests.up_process import children, command_line, running_up, until
+from tests.up_process import children, command_line, running_up
+from tests.waiting import until
 
 GROWING = b"""
 import time
@@ -63,13 +64,13 @@ def supervisor(jobs: UpJobs, job: str) -> int:
 def test_a_killed_supervisor_costs_one_attempt_and_job_info_says_so(jobs: UpJobs) -> None:
     job = jobs.submit("script", TWICE)
     jobs.reach(job, "EXECUTING")
-    until(lambda: jobs.result(job, "stdout") == b"attempt 1\n", what="the first line")
+    until(lambda: jobs.result(job, "stdout") == b"attempt 1\n", "the first line")
     starter = jobs.up.roles()["start"]
     victim = supervisor(jobs, job)
     os.kill(starter, signal.SIGSTOP)  # what is between the attempts stays to be seen
     try:
         os.kill(victim, signal.SIGKILL)
-        until(lambda: jobs.look(job)["attempt"] == 2, what="the end of attempt 1")
+        until(lambda: jobs.look(job)["attempt"] == 2, "the end of attempt 1")
         between = jobs.look(job)
         assert between["phase"] == "EXECUTING"
         assert between["reason"] == (
@@ -89,7 +90,7 @@ def test_a_killed_supervisor_costs_one_attempt_and_job_info_says_so(jobs: UpJobs
 def test_an_attempt_whose_directory_is_removed_is_made_again(jobs: UpJobs, tmp_path: Path) -> None:
     job = jobs.submit("script", TWICE)
     jobs.reach(job, "EXECUTING")
-    until(lambda: jobs.result(job, "stdout") == b"attempt 1\n", what="the first line")
+    until(lambda: jobs.result(job, "stdout") == b"attempt 1\n", "the first line")
     name = job.rpartition("/")[2]
     victim = supervisor(jobs, job)
     (jobs.up.data / "sites" / "local" / "attempts" / f"{name}.1").rename(tmp_path / "lost")
@@ -104,7 +105,7 @@ def test_an_attempt_whose_directory_is_removed_is_made_again(jobs: UpJobs, tmp_p
 def test_an_abort_keeps_the_log_and_all_results(jobs: UpJobs) -> None:
     job = jobs.submit("script", GROWING)
     jobs.reach(job, "EXECUTING")
-    until(lambda: jobs.result(job, "stdout").count(b"line") > 5, what="a growing log")
+    until(lambda: jobs.result(job, "stdout").count(b"line") > 5, "a growing log")
     assert jobs.ask(f"{job}/phase", b"PHASE=ABORT").status == 200
     assert jobs.look(job)["phase"] == "ABORTED"  # at once; the end follows
     found = jobs.reach(job, "ABORTED")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.up_process import lives, until
+from tests.up_process import lives
+from tests.waiting import PATIENCE, until
 from uws_server.up.programs import Keeper, Program, Programs
 from uws_server.up.run import log_line
 
@@ -35,7 +36,7 @@ def _run(program: Program, check: Callable[[Programs, Keeper, Lines], Awaitable[
         programs = Programs(lambda name, line: said.append((name, line)))
         keeper = programs.start(program)
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 await check(programs, keeper, said)
         finally:
             programs.kill()
@@ -113,7 +114,7 @@ time.sleep(600)
 
     said = _run(_program(code), check)
     assert said[-1] == ("it", "did not end within 0.3 s and was killed")
-    until(lambda: not any(lives(pid) for pid in found))
+    until(lambda: not any(lives(pid) for pid in found), "the end of the whole group")
 
 
 def test_a_program_that_loses_its_leader_is_ended_whole() -> None:
@@ -156,7 +157,7 @@ asyncio.run(main())
         pid = int(keeper.stdout.readline())
         assert lives(pid)
         keeper.kill()
-    until(lambda: not lives(pid))
+    until(lambda: not lives(pid), "the program's end")
 
 
 def test_log_lines_carry_the_program_in_text_and_json() -> None:

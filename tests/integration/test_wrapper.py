@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.up_process import command_line, until
+from tests.up_process import command_line
+from tests.waiting import until
 from tests.wrapper_program import Wrapped, namespace
 
 pytestmark = pytest.mark.covers("4:wrapper")
@@ -23,7 +24,7 @@ MIB = 1024**2
 def inner(process: subprocess.Popen[bytes]) -> int:
     """The wrapper's process id, as it is outside of its namespace."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    until(lambda: children.read_text().split(), what="the wrapper")
+    until(lambda: children.read_text().split(), "the wrapper")
     return int(children.read_text().split()[0])
 
 
@@ -104,7 +105,7 @@ def test_a_program_that_is_not_to_start_never_does(wrapped: Wrapped, told: str) 
             (wrapped.control / "never").touch()
             (wrapped.control / "go").touch()
         else:
-            until(lambda: blocks_signals(pid), what="the wrapper's signal mask")
+            until(lambda: blocks_signals(pid), "the wrapper's signal mask")
             os.kill(pid, signal.SIGTERM)
         assert process.wait(20) == 125
     assert not (wrapped.logs / "ran").exists()
@@ -146,7 +147,7 @@ def test_an_interrupt_is_a_keyboard_interrupt(wrapped: Wrapped) -> None:
 
 def ready(wrapped: Wrapped) -> None:
     out = wrapped.logs / "stdout"
-    until(lambda: out.exists() and b"ready" in out.read_bytes(), what="the program")
+    until(lambda: out.exists() and b"ready" in out.read_bytes(), "the program")
 
 
 def test_a_deaf_program_is_killed_with_all_that_came_of_it(wrapped: Wrapped) -> None:
@@ -164,7 +165,7 @@ def test_a_stopped_program_hears_that_it_is_to_end(wrapped: Wrapped) -> None:
     with wrapped.running(*sh("echo ready; kill -STOP $$; echo on"), grace=60) as process:
         ready(wrapped)
         pid = inner(process)
-        until(lambda: stopped_child(pid), what="the program's stop")
+        until(lambda: stopped_child(pid), "the program's stop")
         os.kill(pid, signal.SIGTERM)
         assert process.wait(20) == 143
 
@@ -196,7 +197,7 @@ def test_orphans_are_reaped_while_the_program_runs(wrapped: Wrapped) -> None:
         ready(wrapped)
         pid = inner(process)
         children = Path(f"/proc/{pid}/task/{pid}/children")
-        until(lambda: len(children.read_text().split()) == 1, what="only the program itself")
+        until(lambda: len(children.read_text().split()) == 1, "only the program itself")
 
 
 def test_the_environment_reaches_the_program_as_it_is(wrapped: Wrapped) -> None:
@@ -279,9 +280,9 @@ def test_the_agents_exit_code_is_its_containers(wrapper_program: Path, text: str
 def test_an_agent_that_is_told_to_end_before_it_listens_ends(wrapper_program: Path) -> None:
     # As process 1 itself this program would never hear of it: it has no handler, as Python has none at first.
     with as_init(wrapper_program, "sleep", "60") as process:
-        until(lambda: command_line(inner(process)), what="the wrapper")
+        until(lambda: command_line(inner(process)), "the wrapper")
         children = Path(f"/proc/{inner(process)}/task/{inner(process)}/children")
-        until(lambda: children.read_text().split(), what="the agent")
+        until(lambda: children.read_text().split(), "the agent")
         os.kill(inner(process), signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,8 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.node import Failed
 from tests.kubernetes.sources import Sources
 from tests.up_jobs import UpJobs
-from tests.up_process import UpProcess, until
+from tests.up_process import UpProcess
+from tests.waiting import PATIENCE, until
 from uws_server.service.door import agent_token
 
 Document = dict[str, Any]
@@ -67,30 +67,33 @@ class Site:
         """The job as JSON."""
         return self.jobs.look(job)
 
-    def reach(self, job: str, phase: str, seconds: float = 60) -> Document:
+    def reach(self, job: str, phase: str) -> Document:
         """The job once it has this phase."""
-        return self.until(job, lambda seen: seen["phase"] == phase, seconds, phase)
+        return self.until(job, lambda seen: seen["phase"] == phase, phase)
 
-    def reason(self, job: str, words: str, seconds: float = 60) -> Document:
+    def reason(self, job: str, words: str) -> Document:
         """The job once its job info says so."""
-        return self.until(job, lambda seen: words in (seen["reason"] or ""), seconds, words)
+        return self.until(job, lambda seen: words in (seen["reason"] or ""), words)
 
-    def ended(self, job: str, phase: str, seconds: float = 60) -> Document:
+    def ended(self, job: str, phase: str, seconds: float = PATIENCE) -> Document:
         """The job once it has ended for good, and nothing of it runs; its token is in nothing it stored."""
         seen = self.until(
-            job, lambda seen: seen["phase"] in _FINAL and not seen["finalising"], seconds, phase
+            job, lambda seen: seen["phase"] in _FINAL and not seen["finalising"], phase, seconds
         )
         assert seen["phase"] == phase, (seen["phase"], seen["errorSummary"], seen["reason"])
         self.keeps_its_secret(job)
         return seen
 
-    def until(self, job: str, holds: Callable[[Document], bool], seconds: float, what: str) -> Document:
+    def until(
+        self, job: str, holds: Callable[[Document], bool], what: str, seconds: float = PATIENCE
+    ) -> Document:
         """The job once something holds of it."""
-        end = time.monotonic() + seconds
-        while not holds(seen := self.look(job)):
-            assert time.monotonic() < end, f"{what} did not come about within {seconds} s: {seen}"
-            time.sleep(0.05)
-        return seen
+
+        def look() -> Document | None:
+            seen = self.look(job)
+            return seen if holds(seen) else None
+
+        return until(look, lambda: f"{what}: {self.look(job)}", seconds)
 
     def result(self, job: str, name: str) -> bytes:
         """The content of a result."""
@@ -111,15 +114,14 @@ class Site:
         ]
         return found
 
-    def pod(self, job: str, holds: Callable[[Document], bool] = bool, seconds: float = 60) -> Document:
+    def pod(self, job: str, holds: Callable[[Document], bool] = bool) -> Document:
         """The one pod of a job, once something holds of it."""
-        end = time.monotonic() + seconds
-        while not ((pods := self.pods(job)) and holds(pods[-1])):
-            assert time.monotonic() < end, (
-                f"no such pod of {job} within {seconds} s: {[one['status'] for one in pods]}"
-            )
-            time.sleep(0.05)
-        return pods[-1]
+
+        def look() -> Document | None:
+            pods = self.pods(job)
+            return pods[-1] if pods and holds(pods[-1]) else None
+
+        return until(look, lambda: f"such a pod of {job}: {[one['status'] for one in self.pods(job)]}")
 
     def remove(self, kind: str, name: str) -> None:
         """Delete a pod or Job by hand."""
@@ -139,15 +141,13 @@ class Site:
 
     def processes(self, job: str, container: str) -> list[int]:
         """The processes of a container, as its node numbers them."""
-        found: list[list[int]] = []
 
-        def look() -> bool:
+        def look() -> list[int]:
             with suppress(Failed):  # the pod's status may still name the container of before a restart
-                found.append(self._processes(job, container))
-            return bool(found)
+                return self._processes(job, container)
+            return []
 
-        until(look, 20, f"container {container} on its node")
-        return found[-1]
+        return until(look, f"container {container} on its node")
 
     def _processes(self, job: str, container: str) -> list[int]:
         (identity,) = [one["containerID"] for one in statuses(self.pods(job)[-1], container)]
@@ -203,12 +203,12 @@ class Site:
 
         :param starts: how often the code of each attempt has started.
         """
-        until(lambda: not self.in_cluster(job), 60, f"the end of {self.in_cluster(job)}")
+        until(lambda: not self.in_cluster(job), lambda: f"the end of {self.in_cluster(job)}")
         assert self.starts(job) == ({1: 1} if starts is None else starts)
         if self.jobs.ask(job).status != 404:
             self.delete(job)
         assert self.jobs.ask(job).status == 404
-        until(lambda: not self.stored(job), 60, f"the end of the objects of {job}")
+        until(lambda: not self.stored(job), f"the end of the objects of {job}")
 
 
 _FINAL = frozenset({"COMPLETED", "ERROR", "ABORTED"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.kubernetes.site import OWN, Site
-from tests.up_process import until
+from tests.waiting import until
 
 # awk takes memory as fast as it doubles a text.
 EATER = "awk 'BEGIN { x = \"x\"; while (1) x = x x }' </dev/null"
@@ -111,7 +111,7 @@ def test_what_is_written_while_shutting_down_is_kept(site: Site) -> None:
         "echo begun; while :; do sleep 0.1; done"
     )
     site.reach(job, "EXECUTING")
-    until(lambda: site.result(job, "stdout") == b"begun\n", 20, "its first line")
+    until(lambda: site.result(job, "stdout") == b"begun\n", "its first line")
     site.abort(job)
     site.ended(job, "ABORTED")
     assert site.result(job, "result") == b"1\n2\n3\n"

@@ -23,7 +23,8 @@ from tests.cluster.layout import ROOT
 from tests.cluster.node import Node
 from tests.kubernetes.site import Site, container_is, id_of
 from tests.kubernetes.sources import Sources
-from tests.up_process import UpProcess, children, lives, until
+from tests.up_process import UpProcess, children, lives
+from tests.waiting import PATIENCE, until
 
 CLAIM, LOST = 4, 15
 """Seconds of a worker's claim, and of the site's patience, in these tests."""
@@ -114,7 +115,7 @@ class Machinery(Site):
         """Kill a process of `up`, and wait for the next."""
         pid = self.up.roles()[role]
         os.kill(pid, KILL)
-        until(lambda: self.up.roles().get(role, pid) != pid, what=f"another {role}")
+        until(lambda: self.up.roles().get(role, pid) != pid, f"another {role}")
 
     @contextmanager
     def paused(self, *roles: str) -> Iterator[None]:
@@ -136,15 +137,15 @@ class Machinery(Site):
             node.stop("kube-apiserver")
             return
         node.restart("kube-apiserver")
-        until(lambda: self.cluster.answers("get", "--raw=/readyz"), 60, "the API server")
+        until(lambda: self.cluster.answers("get", "--raw=/readyz"), "the API server")
 
-    def runs(self, job: str, attempt: int = 1, seconds: float = 60) -> None:
+    def runs(self, job: str, attempt: int = 1, seconds: float = PATIENCE) -> None:
         """Wait until the code of an attempt has started."""
-        until(lambda: attempt in self.starts(job), seconds, f"the start of attempt {attempt} of {job}")
+        until(lambda: attempt in self.starts(job), f"the start of attempt {attempt} of {job}", seconds)
 
-    def completed(self, job: str, attempts: int = 1, seconds: float = 90) -> None:
+    def completed(self, job: str, attempts: int = 1) -> None:
         """It has done its work, in so many attempts of one start each, and nothing is left of it."""
-        seen = self.ended(job, "COMPLETED", seconds)
+        seen = self.ended(job, "COMPLETED")
         assert seen["attempt"] == attempts, (seen, self.up.log.read_text(errors="replace")[-20_000:])
         assert self.result(job, "stdout") == b"done\n"
         self.clear(job, dict.fromkeys(range(1, attempts + 1), 1))
@@ -203,7 +204,7 @@ def site(machinery: Machinery) -> Iterator[Machinery]:
         ]
         return not left
 
-    until(empty, 100, "an empty namespace")
+    until(empty, "an empty namespace")
 
 
 # ---- our own processes -------------------------------------------------------------------------------------
@@ -227,9 +228,9 @@ def test_a_paused_watcher_that_wakes_up_beside_another_does_no_harm(site: Machin
     with site.besides(*standby):
         with site.paused("watch"):
             site.let_go(first)
-            site.ended(first, "COMPLETED", 60)
+            site.ended(first, "COMPLETED")
             site.abort(second)
-            site.ended(second, "ABORTED", 60)
+            site.ended(second, "ABORTED")
         third = site.held()  # both are awake
         site.runs(third)
         site.let_go(third)
@@ -258,7 +259,7 @@ def stopped(pid: int) -> bool:
 def test_a_worker_is_killed_after_it_made_the_job_and_before_it_said_so(site: Machinery) -> None:
     with site.paused("start"), armed_worker(site, "after post", "kill") as worker:
         job = site.held()
-        until(lambda: worker.poll() is not None, 60, "the worker's end")
+        until(lambda: worker.poll() is not None, "the worker's end")
         site.runs(job)
     site.let_go(job)
     site.completed(job)
@@ -270,13 +271,13 @@ def test_a_worker_that_wakes_when_its_job_is_over_makes_nothing_run(site: Machin
     with armed_worker(site, "before post", "pause") as worker:
         with site.paused("start"):
             job = site.held()
-            until(lambda: stopped(worker.pid), 60, "the pause")
+            until(lambda: stopped(worker.pid), "the pause")
         site.runs(job)
         site.let_go(job)
         site.ended(job, "COMPLETED")
-        until(lambda: not site.in_cluster(job), 60, "the attempt is forgotten")
+        until(lambda: not site.in_cluster(job), "the attempt is forgotten")
         os.kill(worker.pid, GO)
-        until(lambda: site.in_cluster(job), 60, "the Job that came late")
+        until(lambda: site.in_cluster(job), "the Job that came late")
         site.completed(job)
 
 
@@ -299,9 +300,9 @@ def test_a_job_whose_pod_went_while_nobody_watched_has_succeeded_all_the_same(si
     with site.paused("watch"):
         site.let_go(job)
         pod = site.pod(job, lambda pod: pod["status"]["phase"] == "Succeeded")
-        until(lambda: complete(site, job), 30, "the end of the Job")
+        until(lambda: complete(site, job), "the end of the Job")
         site.remove("pods", pod["metadata"]["name"])
-        until(lambda: not site.pods(job), 30, "the end of the pod")
+        until(lambda: not site.pods(job), "the end of the pod")
         site.kill("watch")
     site.completed(job)
 
@@ -332,7 +333,7 @@ def orphan(site: Machinery, job: str) -> None:
     """Delete a job's Job and leave its pod."""
     options = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Orphan"}
     site.api.call("DELETE", site.path("jobs", f"uws-{id_of(job)}-1"), options)
-    until(lambda: "ownerReferences" not in site.pods(job)[-1]["metadata"], 30, "the pod has no owner")
+    until(lambda: "ownerReferences" not in site.pods(job)[-1]["metadata"], "the pod has no owner")
 
 
 def complete(site: Machinery, job: str) -> bool:
@@ -349,7 +350,7 @@ def test_web_is_killed_while_results_are_stored(site: Machinery) -> None:
     site.runs(job)
     for _ in range(3):
         site.kill("web")
-    seen = site.ended(job, "COMPLETED", 90)
+    seen = site.ended(job, "COMPLETED")
     assert len(seen["results"]) >= 200
     site.clear(job)
 
@@ -359,7 +360,7 @@ def test_redis_is_killed_while_jobs_run(site: Machinery) -> None:
     job = site.held()
     site.runs(job)
     site.kill("redis")
-    until(site.up.healthy, 30, "the server")
+    until(site.up.healthy, "the server")
     site.let_go(job)
     site.completed(job)
 
@@ -377,7 +378,7 @@ def test_every_process_is_killed_with_jobs_in_flight(site: Machinery) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, KILL)
     site.up.wait()
-    until(lambda: not any(lives(pid) for pid in pids), 30, "the end of all")
+    until(lambda: not any(lives(pid) for pid in pids), "the end of all")
     site.let_go(ending)
     site.up = site.jobs.up = site.begin()
     site.completed(ending)
@@ -397,7 +398,6 @@ def test_every_process_is_killed_with_jobs_in_flight(site: Machinery) -> None:
 
 @pytest.mark.covers("4:fault-api-server")
 @pytest.mark.serial
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.long)])
 def test_the_api_server_is_away(site: Machinery, seconds: float) -> None:
     running, ending = site.held(EXECUTIONDURATION="30"), site.held()
@@ -425,7 +425,6 @@ def test_the_api_server_is_away(site: Machinery, seconds: float) -> None:
 
 @pytest.mark.covers("4:fault-api-server")
 @pytest.mark.serial
-@pytest.mark.timeout(300)
 @pytest.mark.long
 def test_the_api_server_is_slow(site: Machinery) -> None:
     node = site.cluster.node(1)
@@ -471,15 +470,14 @@ def other_node(site: Machinery, second_node: Node) -> Iterator[Node]:
 
 @pytest.mark.covers("4:fault-node")
 @pytest.mark.serial
-@pytest.mark.timeout(300)
 def test_a_node_that_is_away_for_a_while_costs_nothing(site: Machinery, other_node: Node) -> None:
     job = site.held()
     site.runs(job)
     other_node.stop("kubelet")
-    until(lambda: not ready(site, other_node), 60, "that the node is missed")
+    until(lambda: not ready(site, other_node), "that the node is missed")
     assert site.look(job)["phase"] == "EXECUTING"
     other_node.restart("kubelet")
-    until(lambda: ready(site, other_node), 60, "that the node is back")
+    until(lambda: ready(site, other_node), "that the node is back")
     site.let_go(job)
     site.completed(job)
 
@@ -487,7 +485,6 @@ def test_a_node_that_is_away_for_a_while_costs_nothing(site: Machinery, other_no
 @pytest.mark.covers("4:fault-node")
 @pytest.mark.serial
 @pytest.mark.long
-@pytest.mark.timeout(400)
 def test_a_node_that_is_gone_costs_one_attempt(site: Machinery, other_node: Node) -> None:
     job = site.held()
     site.runs(job)
@@ -498,7 +495,7 @@ def test_a_node_that_is_gone_costs_one_attempt(site: Machinery, other_node: Node
     assert (seen["phase"], seen["attempt"]) == ("EXECUTING", 2)
     assert "twice" in seen["reason"]
     site.let_go(job)
-    site.ended(job, "COMPLETED", 60)
+    site.ended(job, "COMPLETED")
     site.cluster.kubectl("delete", "node", other_node.name)
     site.completed(job, attempts=2)
 

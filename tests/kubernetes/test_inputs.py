@@ -10,10 +10,10 @@ from tests.kubernetes.site import Site
 from tests.kubernetes.sources import CONTENT
 
 
-def refused(site: Site, url: str, seconds: float = 60) -> str:
+def refused(site: Site, url: str) -> str:
     """The message of a job that fails for this input, and whose code never starts."""
     job = site.shell("echo never", input=url)
-    seen = site.ended(job, "ERROR", seconds)
+    seen = site.ended(job, "ERROR")
     assert seen["errorSummary"]["type"] == "fatal"
     assert seen["attempt"] == 1
     assert seen["startTime"] is None

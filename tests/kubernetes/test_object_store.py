@@ -18,7 +18,8 @@ from tests.kubernetes.site import OWN, Site, container_is
 from tests.kubernetes.sources import Sources
 from tests.s3_gate import Gate, gate
 from tests.s3_servers import S3Server, versitygw
-from tests.up_process import UpProcess, running_up, until
+from tests.up_process import UpProcess, running_up
+from tests.waiting import until
 
 covers = pytest.mark.covers
 
@@ -146,7 +147,7 @@ def made(s3: S3Site) -> str:
     wait = f"wget -q -O /dev/null {s3.sources.url}/gated/live; echo last"
     job = s3.upload(MAKING + wait)
     s3.start(job)
-    until(lambda: s3.jobs.ask(f"{job}/results/stdout").body == b"first\n", 60, "the log of a running job")
+    until(lambda: s3.jobs.ask(f"{job}/results/stdout").body == b"first\n", "the log of a running job")
     assert s3.look(job)["phase"] == "EXECUTING"
     s3.sources.gates["live"].set()
     s3.ended(job, "COMPLETED")
@@ -214,17 +215,13 @@ def test_s3_fails_while_the_code_runs(s3: S3Site, faults: Callable[[str], None],
     name = f"run {fault}".replace(" ", "-")
     wait = f"echo begun; wget -q -O /dev/null {s3.sources.url}/gated/{name}"
     job = s3.shell(f"{wait}-1; echo away; {wait}-2; echo result > $UWS_OUTPUTS/result.txt; echo ended")
-    until(lambda: s3.jobs.ask(f"{job}/results/stdout").body == b"begun\n", 60, "the first line")
+    until(lambda: s3.jobs.ask(f"{job}/results/stdout").body == b"begun\n", "the first line")
     faults(fault)
     s3.sources.gates[f"{name}-1"].set()
     tried(s3)
     assert s3.look(job)["phase"] == "EXECUTING"
     faults("none")
-    until(
-        lambda: s3.jobs.ask(f"{job}/results/stdout").body == b"begun\naway\nbegun\n",
-        30,
-        "the rest of the log",
-    )
+    until(lambda: s3.jobs.ask(f"{job}/results/stdout").body == b"begun\naway\nbegun\n", "the rest of the log")
     s3.sources.gates[f"{name}-2"].set()
     done(s3, job, b"begun\naway\nbegun\nended\n", b"result\n")
 
@@ -241,13 +238,13 @@ def test_s3_fails_when_results_are_to_be_stored(
     name = f"end {fault} {away}".replace(" ", "-")
     wait = f"wget -q -O /dev/null {s3.sources.url}/gated/{name}"
     job = s3.shell(f"echo begun; {wait}; echo result > $UWS_OUTPUTS/result.txt; echo ended")
-    until(lambda: s3.jobs.ask(f"{job}/results/stdout").body == b"begun\n", 60, "the first line")
+    until(lambda: s3.jobs.ask(f"{job}/results/stdout").body == b"begun\n", "the first line")
     faults(fault)
     s3.sources.gates[name].set()
     s3.pod(job, container_is("terminated", "main"))
     back = time.monotonic() + away
     tried(s3)
-    until(lambda: time.monotonic() > back, away + 5)
+    until(lambda: time.monotonic() > back, "the end of the fault")
     assert s3.look(job)["phase"] == "EXECUTING"
     faults("none")
     done(s3, job, b"begun\nended\n", b"result\n")
@@ -256,16 +253,12 @@ def test_s3_fails_when_results_are_to_be_stored(
 def tried(s3: S3Site) -> None:
     """Wait until somebody has tried to reach S3 a few times more."""
     entered, passed = s3.gate.entered, s3.gate.passed
-    until(
-        lambda: s3.gate.entered > entered + 3 or s3.gate.passed > passed + 5_000,
-        60,
-        "tries to reach S3",
-    )
+    until(lambda: s3.gate.entered > entered + 3 or s3.gate.passed > passed + 5_000, "tries to reach S3")
 
 
 def done(s3: S3Site, job: str, log: bytes, result: bytes) -> None:
     """See that the job came to its end on its first attempt, with all it made."""
-    seen = s3.ended(job, "COMPLETED", 90)
+    seen = s3.ended(job, "COMPLETED")
     assert (seen["attempt"], seen["errorSummary"]) == (1, None)
     assert {one["id"] for one in seen["results"]} == {"result", *OWN}
     assert s3.result(job, "stdout") == log

@@ -26,7 +26,7 @@ def test_results_beyond_the_limit_fail_the_job_and_what_fits_is_kept(site: Site)
 @pytest.mark.long
 def test_more_results_than_the_limit_fail_the_job_and_as_many_are_kept(site: Site) -> None:
     job = site.shell("cd $UWS_OUTPUTS; for n in $(seq 1001); do echo $n > f$n; done")
-    seen = site.ended(job, "ERROR", 120)
+    seen = site.ended(job, "ERROR")
     assert seen["errorSummary"]["type"] == "fatal"
     assert seen["errorSummary"]["message"] == "The job made more than the 1000 output files it may have."
     assert len(seen["results"]) == 1000 + len(OWN)
@@ -45,7 +45,7 @@ def test_more_results_than_the_limit_fail_the_job_and_as_many_are_kept(site: Sit
 )
 def test_a_log_of_100_mb_is_kept_to_its_limit(site: Site, script: str) -> None:
     job = site.shell(f"echo first; {script}; echo; echo last", CPU=1)
-    site.ended(job, "COMPLETED", 120)
+    site.ended(job, "COMPLETED")
     log = site.result(job, "stdout")
     assert 2 * 1024**2 - 4096 < len(log) <= 2 * 1024**2
     assert log.startswith(b"first\n")

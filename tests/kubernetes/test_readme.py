@@ -19,7 +19,6 @@ PREFIX = "registry.example/team/"
 
 
 @pytest.mark.covers("4:readme")
-@pytest.mark.timeout(300)
 def test_the_demo_s_jobs_run_in_a_cluster_of_one_s_own(
     cluster: Cluster, checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

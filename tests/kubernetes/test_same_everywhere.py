@@ -21,11 +21,12 @@ from tests.cluster import images
 from tests.cluster.cluster import Cluster
 from tests.light_curves import write_light_curve
 from tests.up_jobs import UpJobs, notebook
-from tests.up_process import running_up, until
+from tests.up_process import running_up
+from tests.waiting import until
 
 covers = pytest.mark.covers
-# pyvo reads answers as streams and leaves them open. One test may start two kernels on a busy machine.
-pytestmark = [pytest.mark.timeout(300), *(pytest.mark.filterwarnings(f"ignore:{said}") for said in FORGOTTEN)]
+# pyvo reads answers as streams and leaves them open.
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{said}") for said in FORGOTTEN]
 
 UWS_JOB = (sys.executable, "-m", "uws_client.cli")
 MEMORY = {"local": "1GiB", "cluster": "1100MiB"}
@@ -310,7 +311,7 @@ def test_log_and_progress_are_seen_while_a_notebook_runs(both: Both, site: str) 
     with subprocess.Popen([*UWS_JOB, "logs", "-f", job], stdout=subprocess.PIPE, text=True) as follower:
         assert follower.stdout is not None
         assert follower.stdout.readline() == "begun\n"
-        until(lambda: both.jobs.look(job)["progress"] == {"done": 1, "of": 2}, 30, "the first cell's end")
+        until(lambda: both.jobs.look(job)["progress"] == {"done": 1, "of": 2}, "the first cell's end")
         seen = both.jobs.look(job)
         assert (seen["phase"], seen["site"]) == ("EXECUTING", site)
         both.jobs.ask(f"{job}/phase", b"PHASE=ABORT")

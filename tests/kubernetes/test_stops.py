@@ -64,7 +64,7 @@ def test_a_job_whose_image_is_being_pulled_is_ended(site: Site, how: str) -> Non
 def test_a_job_whose_inputs_are_being_fetched_is_ended(site: Site, how: str) -> None:
     path = f"/gated/staging-{how}"
     job = site.shell("echo never", input=site.sources.url + path)
-    site.until(job, lambda _: site.sources.asked[path] > 0, 60, "the fetching")
+    site.until(job, lambda _: site.sources.asked[path] > 0, "the fetching")
     assert site.look(job)["phase"] == "QUEUED"
     end(site, job, how)
     ended(site, job, how, {})

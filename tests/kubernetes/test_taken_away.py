@@ -45,9 +45,9 @@ def test_an_agent_that_is_killed_goes_on_where_it_was(site: Site) -> None:
 def test_an_agent_that_is_killed_while_fetching_fetches_again(site: Site) -> None:
     path = "/gated/killed-while-fetching"
     job = site.shell("cat $UWS_INPUTS/input/*", input=site.sources.url + path)
-    site.until(job, lambda _: site.sources.asked[path] == 1, 60, "the fetching")
+    site.until(job, lambda _: site.sources.asked[path] == 1, "the fetching")
     site.send(job, "agent", "KILL")
-    site.until(job, lambda _: site.sources.asked[path] == 2, 60, "another fetching")
+    site.until(job, lambda _: site.sources.asked[path] == 2, "another fetching")
     site.sources.gates["killed-while-fetching"].set()
     seen = site.ended(job, "COMPLETED")
     assert seen["attempt"] == 1
@@ -107,7 +107,7 @@ def test_a_pod_that_is_deleted_costs_one_attempt(site: Site) -> None:
     job = site.shell(TWICE)
     site.reach(job, "EXECUTING")
     site.remove("pods", site.pod(job, container_is("running", "main"))["metadata"]["name"])
-    seen = site.until(job, lambda seen: seen["attempt"] == 2, 60, "a second attempt")
+    seen = site.until(job, lambda seen: seen["attempt"] == 2, "a second attempt")
     assert seen["phase"] in ("EXECUTING", "COMPLETED")
     second_attempt(site, job)
 
@@ -127,7 +127,7 @@ def test_a_pod_that_is_deleted_at_once_costs_one_attempt(site: Site) -> None:
 def test_a_job_whose_pods_are_always_deleted_fails_as_one_that_may_be_tried_again(site: Site) -> None:
     job = site.shell("echo half > $UWS_OUTPUTS/half.txt; echo attempt $UWS_ATTEMPT; sleep 600")
     for attempt in (1, 2):
-        site.until(job, lambda _: site.starts(job).get(attempt) == 1, 60, f"attempt {attempt}")  # noqa: B023
+        site.until(job, lambda _: site.starts(job).get(attempt) == 1, f"attempt {attempt}")  # noqa: B023
         pod = site.pod(job, lambda pod: pod["metadata"]["labels"]["uws-server/attempt"] == str(attempt))  # noqa: B023
         site.remove("pods", pod["metadata"]["name"])
     seen = site.ended(job, "ERROR")
@@ -157,7 +157,7 @@ def test_a_job_object_that_is_deleted_before_it_has_a_pod_costs_one_attempt(site
     site.reason(job, "waiting for a node:")
     (name,) = [found.split()[1] for found in site.in_cluster(job) if "/jobs" in found]
     site.remove("jobs", name)
-    site.until(job, lambda seen: seen["attempt"] == 2, 60, "a second attempt")
+    site.until(job, lambda seen: seen["attempt"] == 2, "a second attempt")
     site.abort(job)
     site.ended(job, "ABORTED")
     site.clear(job, {})
@@ -165,12 +165,11 @@ def test_a_job_object_that_is_deleted_before_it_has_a_pod_costs_one_attempt(site
 
 @pytest.mark.covers("4:fault-output-size")
 @pytest.mark.long  # the kubelet looks at disks once a minute
-@pytest.mark.timeout(180)
 def test_a_job_that_fills_its_disk_is_ended_and_told_so(site: Site) -> None:
     job = site.shell(
         "echo begun; cd $UWS_OUTPUTS; echo half > half.txt; head -c 90000000 /dev/zero > big.bin; sleep 600"
     )
-    seen = site.ended(job, "ERROR", 150)
+    seen = site.ended(job, "ERROR", 300)
     assert seen["errorSummary"]["type"] == "fatal"
     assert seen["errorSummary"]["message"] == "The job wrote more to its disk than it asked for."
     assert seen["attempt"] == 1

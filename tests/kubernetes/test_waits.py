@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.layout import REGISTRY
 from tests.kubernetes.site import Site
+from tests.waiting import PATIENCE
 
 
 def given_up(site: Site, job: str) -> None:
@@ -22,7 +23,7 @@ def given_up(site: Site, job: str) -> None:
     site.clear(job, {})
 
 
-def completed(site: Site, job: str, seconds: float = 60) -> None:
+def completed(site: Site, job: str, seconds: float = PATIENCE) -> None:
     """What it waited for is there: it runs, in its first attempt."""
     seen = site.ended(job, "COMPLETED", seconds)
     assert seen["attempt"] == 1
@@ -57,7 +58,6 @@ def test_an_image_that_cannot_be_had_is_named(site: Site, image: str, words: str
 
 @pytest.mark.covers("4:fault-image")
 @pytest.mark.long
-@pytest.mark.timeout(240)
 def test_a_registry_that_refuses_is_quoted_and_the_right_secret_cures_it(site: Site) -> None:
     image = site.cluster.push_image("localhost/busybox:1", f"{site.namespace}/locked:1")
     site.cluster.pull_secret(site.namespace, password="guessed")
@@ -68,7 +68,7 @@ def test_a_registry_that_refuses_is_quoted_and_the_right_secret_cures_it(site: S
         assert seen["phase"] == "QUEUED"
         site.api.call("DELETE", site.path("secrets", "registry"))
         site.cluster.pull_secret(site.namespace)
-        completed(site, job, 180)
+        completed(site, job, 300)
     finally:
         site.api.call("DELETE", site.path("secrets", "registry"))
     assert REGISTRY in image
@@ -94,7 +94,6 @@ def test_a_quota_on_pods_is_quoted(site: Site) -> None:
 
 @pytest.mark.covers("4:fault-quota")
 @pytest.mark.long
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("hard", "words"),
     [
@@ -109,7 +108,7 @@ def test_a_job_starts_by_itself_when_there_is_room_in_the_quota(
         job = site.shell("echo in")
         assert "exceeded quota" in site.reason(job, words)["reason"]
         assert site.look(job)["phase"] == "QUEUED"
-    completed(site, job, 180)
+    completed(site, job, 300)
 
 
 @pytest.mark.covers("4:fault-quota")

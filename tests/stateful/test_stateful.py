@@ -695,7 +695,6 @@ def _check(kind: str, redis_servers: Callable[[str], str], **how: Any) -> None:
     )
 
 
-@pytest.mark.timeout(300)  # mostly for finding the smallest example of a failure
 @pytest.mark.covers(
     "3:stateful", "3:lost-attempt", "3:uws-transitions", "UWS-24", "UWS-25", "UWS-26", "UWS-29"
 )

@@ -15,18 +15,10 @@ from runners.base import Attempt, State
 from runners.fake import FakeRunner, FakeSite
 from runners.forgetting import Forgetting
 from tests.engine import Engine
+from tests.waiting import PATIENCE, until
 from uws_server.domain.phase import Phase
 
 pytestmark = pytest.mark.covers("4:watcher-forgets-beside")
-
-SECONDS = 20.0
-
-
-def until(holds: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < end, f"it did not come about: {what}"
-        time.sleep(0.005)
 
 
 class Site:
@@ -46,7 +38,7 @@ class Slow(FakeRunner):
 
     def forget(self, job_id: str, attempt: int) -> None:
         self.begun.append((job_id, attempt))
-        assert self.let.wait(SECONDS)
+        assert self.let.wait(PATIENCE)
         super().forget(job_id, attempt)
 
 
@@ -71,7 +63,7 @@ def test_ends_are_noted_while_the_site_still_forgets_others() -> None:
     finally:
         runner.let.set()
         stop.set()
-        watching.join(SECONDS)
+        watching.join(PATIENCE)
     assert not watching.is_alive()
     assert Counter(runner.begun) == {(job.id, 1): 1 for job in jobs}
 
@@ -115,7 +107,7 @@ def test_what_cannot_be_forgotten_is_tried_again_and_keeps_back_no_other(
 
 
 def test_nothing_is_forgotten_twice_at_once() -> None:
-    under_way = threading.Barrier(2, timeout=SECONDS)
+    under_way = threading.Barrier(2, timeout=PATIENCE)
     calls: list[str] = []
 
     def forget(job_id: str, attempt: int) -> None:
@@ -159,7 +151,7 @@ def test_a_site_that_hangs_holds_up_the_end_for_one_while_not_for_one_each(
 
     def forget(job_id: str, attempt: int) -> None:
         begun.append(job_id)
-        assert let.wait(SECONDS)
+        assert let.wait(PATIENCE)
 
     asked = Forgetting(Site(forget))
     try:

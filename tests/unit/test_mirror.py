@@ -18,12 +18,12 @@ from runners.kubernetes.cluster import Cluster
 from runners.kubernetes.following import Order, Reader
 from runners.kubernetes.mirror import Attempts, Mirror
 from tests.unit.api_double import EVENTS, JOBS, PODS, ApiDouble, serving
+from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.covers("4:watcher-mirror")
 
 Document = dict[str, Any]
 Key = tuple[str, int]
-SECONDS = 20.0
 
 
 def labels(key: Key) -> dict[str, str]:
@@ -101,13 +101,6 @@ def seen(mirror: Mirror) -> dict[Key, Observation]:
     return {(one.job_id, one.attempt): one for one in mirror.observations()}
 
 
-def until(holds: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"it did not come about: {what}"
-        time.sleep(0.01)
-
-
 def state(mirror: Mirror, key: Key) -> State | None:
     found = seen(mirror).get(key)
     return found.state if found else None
@@ -136,7 +129,7 @@ def test_wait_returns_at_news_and_not_at_words_that_change_nothing(api: Watched)
     mirror.wait(0.3)
     assert time.monotonic() - begun >= 0.3
     api.double.put(PODS, pod(A, "p", "running"))
-    mirror.wait(SECONDS)
+    mirror.wait(PATIENCE)
     assert state(mirror, A) is State.RUNNING
 
 

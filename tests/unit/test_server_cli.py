@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.up_process import until
+from tests.waiting import until
 from uws_server import __version__
 from uws_server.store.base import SCHEMA
 from uws_server.store.redis import RedisStore
@@ -248,7 +248,7 @@ def test_who_signs_nothing_runs_without_the_secret(
         subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process,
     ):
         try:
-            until(lambda: at_work(client), 30, "its work")
+            until(lambda: at_work(client), "its work")
         finally:
             process.terminate()
             _, said = process.communicate(timeout=30)

@@ -11,6 +11,7 @@ import pytest
 
 from tests import jobs
 from tests.jobs import NOW
+from tests.waiting import PATIENCE, until
 from uws_server.domain.errors import NotFound
 from uws_server.domain.events import AbortRequested, Launched, RunRequested, Started, advance
 from uws_server.domain.job import Job
@@ -66,7 +67,7 @@ def waiting(store: Counting) -> Iterator[Waiting]:
     reader.start()
     yield waiting
     waiting.stop()
-    reader.join(20)
+    reader.join(PATIENCE)
     assert not reader.is_alive()
     assert waiting.count == 0
 
@@ -92,21 +93,14 @@ def in_background(count: int, call: Callable[[], object]) -> tuple[list[object],
     return answers, threads
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 @pytest.mark.covers("UWS-43", "UWS-44", "3:wait-events")
 def test_all_who_wait_for_a_job_are_woken_by_one_read(store: Counting, waiting: Waiting) -> None:
     answers, threads = in_background(20, lambda: waiting.wait("1", 60, there).phase)
-    until(lambda: waiting.count == 20)
+    until(lambda: waiting.count == 20, lambda: f"{waiting.count} wait")
     reads = store.calls["get"]
     store.apply("1", RUN)
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert answers == [Phase.QUEUED] * 20
     assert store.calls["get"] == reads  # nobody read for themselves
     assert store.calls["get_many"] == 1
@@ -150,34 +144,34 @@ def test_progress_and_changes_of_other_jobs_wake_nobody(store: Counting, waiting
     store.claim("local", jobs.ROOM, 60)
     store.apply("1", Launched(1), Started(1, NOW))
     answers, threads = in_background(3, lambda: waiting.wait("1", 60, there).phase)
-    until(lambda: waiting.count == 3)
+    until(lambda: waiting.count == 3, lambda: f"{waiting.count} wait")
     store.report("1", 1, 1, 2)
     store.apply("2", RUN)
-    until(lambda: store.last_event() == str(len(store.events("", 0))) + "-0")
+    until(lambda: store.last_event() == str(len(store.events("", 0))) + "-0", "all events are read")
     assert answers == []
     store.apply("1", AbortRequested())
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert answers == [Phase.ABORTED] * 3
 
 
 @pytest.mark.covers("UWS-51")
 def test_above_the_cap_nobody_waits(store: Counting, waiting: Waiting) -> None:
     _, threads = in_background(50, lambda: waiting.wait("1", 60, there))
-    until(lambda: waiting.count == 50)
+    until(lambda: waiting.count == 50, lambda: f"{waiting.count} wait")
     assert waiting.wait("1", 60, there).phase is Phase.PENDING
     store.apply("1", RUN)
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
 
 
 def test_who_waits_for_a_job_that_is_deleted_is_told(store: Counting, waiting: Waiting) -> None:
     from uws_server.domain.events import DeleteRequested
 
     answers, threads = in_background(1, lambda: waiting.wait("1", 60, there))
-    until(lambda: waiting.count == 1)
+    until(lambda: waiting.count == 1, lambda: f"{waiting.count} wait")
     store.apply("1", DeleteRequested())
-    threads[0].join(20)
+    threads[0].join(PATIENCE)
     assert isinstance(answers[0], NotFound)
 
 
@@ -187,22 +181,22 @@ def test_what_changed_while_the_stream_could_not_be_read_is_seen(
 ) -> None:
     store.fault = fault
     answers, threads = in_background(2, lambda: waiting.wait("1", 60, there).phase)
-    until(lambda: waiting.count == 2)
+    until(lambda: waiting.count == 2, lambda: f"{waiting.count} wait")
     store.deaf = True
-    until(lambda: store.calls["deaf"] > 0)
+    until(lambda: store.calls["deaf"] > 0, "a read that fails")
     store.apply("1", RUN)
     store.deaf = False
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert answers == [Phase.QUEUED] * 2
 
 
 def test_everybody_is_answered_when_the_process_is_to_end(store: Counting) -> None:
     waiting = Waiting(store, most=50)
     answers, threads = in_background(5, lambda: waiting.wait("1", 60, there).phase)
-    until(lambda: waiting.count == 5)
+    until(lambda: waiting.count == 5, lambda: f"{waiting.count} wait")
     waiting.stop()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert answers == [Phase.PENDING] * 5
     assert waiting.wait("1", 60, there).phase is Phase.PENDING
