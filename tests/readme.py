@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = dict(re.findall(r"<!-- run: ([\w-]+) -->\n```bash\n(.*?)```", README, re.DOTALL))
 PRINTED = dict(re.findall(r"<!-- prints: ([\w-]+) -->\n```text\n(.*?)```", README, re.DOTALL))
@@ -28,7 +30,7 @@ def run_block(name: str, directory: Path, url: str = "", codes: tuple[int, ...] 
         env={name: value for name, value in os.environ.items() if not name.startswith("UWS_")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode in codes, done.stderr
@@ -82,7 +84,7 @@ def serving_block(
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            process.communicate(timeout=60)
+            process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
             process.communicate()

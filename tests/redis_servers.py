@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.waiting import PATIENCE
 from uws_server.redis_server import find, prepare, wait_until_ready
 
 PROGRAMS = {"redis": "redis-server", "valkey": ""}
@@ -28,7 +29,7 @@ def serving(directory: Path, name: str) -> Iterator[str]:
         yield server.url
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="session")

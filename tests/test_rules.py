@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[1]
 
 _SKIPS = {
@@ -29,7 +31,7 @@ def _run_pytest(folder: Path, source: str, ci: str) -> int:
         env=environment,
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     return done.returncode
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
 from tests.wrapper_build import build_wrapper
 
 
@@ -60,7 +61,7 @@ class Wrapped:
         with self.running(
             *command, log_bytes=log_bytes, duration=duration, grace=grace, file_bytes=file_bytes
         ) as process:
-            return process.wait(60)
+            return process.wait(PATIENCE)
 
     def exit(self) -> Sequence[str]:
         """The words of the file `exit`."""

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.waiting import PATIENCE
 from uws_client.connection import Connection
 
 
@@ -152,7 +153,9 @@ def fake_time() -> Time:
 
 @pytest.fixture
 def connection(standin: Standin, fake_time: Time) -> Iterator[Connection]:
-    with Connection(standin.url, timeout=5, sleep=fake_time.sleep, clock=fake_time.clock) as connection:
+    with Connection(
+        standin.url, timeout=PATIENCE, sleep=fake_time.sleep, clock=fake_time.clock
+    ) as connection:
         yield connection
 
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 import uws_client
 from tests.client.conftest import Asked, Reply, Standin, job_xml, result_xml
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from uws_client.arguments import read_parameter, read_seconds
 from uws_client.cli import main
 
@@ -348,7 +348,11 @@ def test_plain_lines_in_a_pipe(standin: Standin) -> None:
 
     standin.once_each("GET", "/async/j1", job_xml("QUEUED"), *[busy(1)] * 5, busy(2), job_xml("COMPLETED"))
     done = subprocess.run(
-        [*COMMAND, "wait", standin.url + "/async/j1"], capture_output=True, text=True, check=True, timeout=60
+        [*COMMAND, "wait", standin.url + "/async/j1"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE,
     )
     assert done.stdout == ""
     assert done.stderr == "QUEUED\nEXECUTING  1 of 2\nEXECUTING  2 of 2\nCOMPLETED\n"
@@ -358,7 +362,11 @@ def test_a_server_that_is_away_while_waiting_is_asked_again_and_that_is_said(sta
     done = job_xml("COMPLETED")
     standin.once_each("GET", "/async/j1", job_xml("EXECUTING"), Reply(b"", 503), done)
     waited = subprocess.run(
-        [*COMMAND, "wait", standin.url + "/async/j1"], capture_output=True, text=True, check=True, timeout=60
+        [*COMMAND, "wait", standin.url + "/async/j1"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE,
     )
     assert (
         waited.stderr == "EXECUTING\nEXECUTING  (the server does not answer; it is asked again)\nCOMPLETED\n"
@@ -370,16 +378,16 @@ def test_interrupted_while_sending_says_how_to_find_out(standin: Standin, tmp_pa
 
     def hold(_: Asked) -> Reply:
         asked.set()
-        go_on.wait(20)
+        go_on.wait(PATIENCE)
         return Reply(b"", 303, {"Location": "/async/j1"})
 
     standin.on("POST", "/async", hold)
     command = [*COMMAND, "submit", "q=1", "--server", standin.url + "/async"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        assert asked.wait(20)
+        assert asked.wait(PATIENCE)
         process.send_signal(signal.SIGINT)
-        said, complaint = process.communicate(timeout=20)
+        said, complaint = process.communicate(timeout=PATIENCE)
     finally:
         go_on.set()
         process.kill()
@@ -393,7 +401,7 @@ def test_output_that_goes_nowhere(standin: Standin, redirection: str, code: int)
     standin.on("GET", "/async/j1", job_xml("COMPLETED"))
     script = f'exec "$@" {redirection}'
     words = ["bash", "-c", script, "bash", *COMMAND, "show", standin.url + "/async/j1"]
-    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False, timeout=20)
+    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == code
     expected = "uws-job: what was to be printed cannot be written: No space left on device\n"
     assert done.stderr == (expected if code else "")
@@ -410,7 +418,7 @@ def test_a_reader_that_goes_away(standin: Standin) -> None:
     assert process.stderr is not None
     with process.stderr:
         said = process.stderr.read()
-    assert process.wait(timeout=20) == 1
+    assert process.wait(timeout=PATIENCE) == 1
     assert b"Traceback" not in said
 
 

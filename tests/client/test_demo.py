@@ -15,6 +15,7 @@ import pytest
 
 from scripts import demo
 from tests.client.conftest import Standin, job_xml
+from tests.waiting import PATIENCE
 from uws_client.connection import Connection
 from uws_client.documents import read_job
 from uws_client.protocol import RemoteJob
@@ -57,7 +58,7 @@ def test_demo_interrupted_leaves_nothing_behind(tmp_path: Path) -> None:
             if line.startswith("EXECUTING"):
                 break
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
         process.wait()

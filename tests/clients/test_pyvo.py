@@ -19,6 +19,7 @@ from scripts.demo import extract
 from tests.clients.catalogue_query import stars
 from tests.clients.plain import ENDLESS, FORGOTTEN, Client, in_days
 from tests.clients.recorder import Recorder
+from tests.waiting import PATIENCE
 
 covers = pytest.mark.covers
 # pyvo reads answers as streams and leaves them open.
@@ -60,7 +61,7 @@ def test_a_query_from_creation_to_deletion(server: Client, recorder: Recorder) -
     assert (job.owner, job.quote, job.results) == (None, None, [])
     job.run()
     assert job.phase in {"QUEUED", "EXECUTING", "COMPLETED"}
-    job.wait(phases=FINISHED, timeout=60)
+    job.wait(phases=FINISHED, timeout=PATIENCE)
     assert job.phase == "COMPLETED"
     job.raise_if_error()
     assert job.result_uri == f"{job.url}/results/result"
@@ -102,7 +103,7 @@ def test_a_table_is_uploaded_with_the_job_and_later(service: TAPService) -> None
     assert list(found["P_1"]) == [0.9766401, 1.8618275]
     with service.submit_job(query) as job:
         job.upload(stars=table[:1])
-        job.run().wait(timeout=60)
+        job.run().wait(timeout=PATIENCE)
         assert list(job.fetch_result()["P_1"]) == [0.9766401]
 
 
@@ -127,7 +128,7 @@ def test_the_query_is_changed_while_pending_and_not_later(service: TAPService) -
         assert job.query == "SELECT 1 AS one"
         job.query = "SELECT 2 AS two WHERE 1 < 2 AND 'ü&' = 'ü&'"
         assert job.query == "SELECT 2 AS two WHERE 1 < 2 AND 'ü&' = 'ü&'"
-        job.run().wait(timeout=60)
+        job.run().wait(timeout=PATIENCE)
         assert list(job.fetch_result()["two"]) == [2]
         with pytest.raises(DALServiceError, match="parameters can be changed while a job is PENDING"):
             job.query = "SELECT 3 AS three"
@@ -136,7 +137,7 @@ def test_the_query_is_changed_while_pending_and_not_later(service: TAPService) -
 
 @covers("3:client-pyvo", "UWS-26", "UWS-28", "UWS-21", "UWS-25", "UWS-06")
 def test_abort_keeps_the_job(endless: AsyncTAPJob) -> None:
-    endless.wait(phases=["EXECUTING"], timeout=60)
+    endless.wait(phases=["EXECUTING"], timeout=PATIENCE)
     endless.abort()
     assert endless.phase == "ABORTED"
     assert endless.job.endtime is not None
@@ -153,7 +154,7 @@ def test_abort_keeps_the_job(endless: AsyncTAPJob) -> None:
 def test_leaving_the_context_deletes_a_running_job(server: Client, service: TAPService) -> None:
     with service.submit_job(ENDLESS).run() as job:
         url = job.url
-        job.wait(phases=["EXECUTING"], timeout=60)
+        job.wait(phases=["EXECUTING"], timeout=PATIENCE)
     assert server.get(url).status == 404
     with pytest.raises(DALServiceError, match="there is no job"):
         AsyncTAPJob(url)
@@ -165,14 +166,14 @@ def test_a_job_over_its_time_is_aborted(service: TAPService) -> None:
         job.execution_duration = 1
         job.run()
         with pytest.raises(DALServiceError, match="Job is not active"):
-            job.wait(timeout=60)
+            job.wait(timeout=PATIENCE)
         assert job.phase == "ABORTED"
 
 
 @covers("3:client-pyvo", "UWS-08", "UWS-70", "UWS-72")
 def test_a_failure_is_raised_with_our_sentence(service: TAPService) -> None:
     with service.submit_job("SELECT nix FROM ogle3").run() as job:
-        job.wait(timeout=60)
+        job.wait(timeout=PATIENCE)
         assert job.phase == "ERROR"
         with pytest.raises(DALQueryError, match="Query Error: The query cannot be run: no such column: nix"):
             job.raise_if_error()
@@ -198,8 +199,8 @@ def test_job_lists(service: TAPService) -> None:
         service.submit_job("SELECT 2 AS two", runid="mine") as second,
         service.submit_job(ENDLESS) as third,
     ):
-        second.run().wait(timeout=60)
-        third.run().wait(phases=["EXECUTING"], timeout=60)
+        second.run().wait(timeout=PATIENCE)
+        third.run().wait(phases=["EXECUTING"], timeout=PATIENCE)
         ids = [third.job_id, second.job_id, first.job_id]
         listed = service.get_job_list(after=before)
         assert [job.jobid for job in listed] == ids
@@ -228,7 +229,7 @@ def test_any_job_is_followed_by_its_url(server: Client) -> None:
     with AsyncTAPJob(url) as job:
         assert job.job.runid == "from afar"
         job.upload(script=io.StringIO(TWO_FILES), input=io.StringIO("0.93697 days\n"))
-        job.run().wait(timeout=60)
+        job.run().wait(timeout=PATIENCE)
         job.raise_if_error()
         assert job.phase == "COMPLETED", server.get(f"{url}/results/stderr").text
         # Several files are several results; none of them is *the* result.
@@ -243,7 +244,7 @@ def test_any_job_is_followed_by_its_url(server: Client) -> None:
 def test_a_notebook_on_a_real_light_curve(server: Client, tmp_path: Path) -> None:
     curve = extract(tmp_path)["R"]
     with AsyncTAPJob(server.upload("lightcurve", {"light_curve": curve.read_bytes()}, {})) as job:
-        job.run().wait(timeout=100)
+        job.run().wait(timeout=PATIENCE)
         job.raise_if_error()
         (period,) = [result for result in job.results if result.id_ == "period"]
         assert period.mimetype == "application/json"
@@ -257,7 +258,7 @@ def test_a_notebook_on_a_real_light_curve(server: Client, tmp_path: Path) -> Non
 def test_a_notebook_that_fails_names_its_cell(server: Client) -> None:
     url = server.upload("lightcurve", {"light_curve": b"# no light curve at all\n"}, {"RUNID": "empty"})
     with AsyncTAPJob(url) as job:
-        job.run().wait(timeout=100)
+        job.run().wait(timeout=PATIENCE)
         assert job.phase == "ERROR"
         with pytest.raises(DALQueryError, match=r"[Cc]ell \d"):
             job.raise_if_error()
@@ -267,7 +268,7 @@ def test_a_notebook_that_fails_names_its_cell(server: Client) -> None:
 @covers("3:client-pyvo", "UWS-01", "UWS-20", "3:xml-exact")
 def test_documents_are_parsed(server: Client, service: TAPService, tmp_path: Path) -> None:
     with service.submit_job("SELECT 1 AS one", runid="a <b> & c").run() as job:
-        job.wait(timeout=60)
+        job.wait(timeout=PATIENCE)
         path = tmp_path / "job.xml"
         path.write_bytes(server.get(job.url).body)
         read = parse_job(str(path))

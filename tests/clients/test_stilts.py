@@ -17,6 +17,7 @@ import pytest
 from tests.clients.catalogue_query import stars
 from tests.clients.plain import ENDLESS, Client, in_days
 from tests.clients.recorder import Recorder
+from tests.waiting import PATIENCE
 
 covers = pytest.mark.covers
 JAVA_ACCEPTS = re.compile(r"text/html, image/gif, image/jpeg, .*\*/\*; q=0?\.2")
@@ -25,7 +26,12 @@ JAVA_ACCEPTS = re.compile(r"text/html, image/gif, image/jpeg, .*\*/\*; q=0?\.2")
 def stilts(*words: str, expected: int = 0) -> subprocess.CompletedProcess[str]:
     """Run a task of STILTS."""
     done = subprocess.run(
-        ["stilts", *words], capture_output=True, text=True, timeout=100, check=False, stdin=subprocess.DEVNULL
+        ["stilts", *words],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == expected, done.stdout + done.stderr
     return done

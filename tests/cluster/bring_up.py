@@ -60,7 +60,7 @@ class BringUp:
             "rollout",
             "status",
             "deployment/coredns",
-            "--timeout=60s",
+            "--timeout=100s",
             "--request-timeout=0",
         )
         self._done("names of services resolve")

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.cluster.layout import REGISTRY, REGISTRY_PASSWORD, REGISTRY_USER, Layout
 from tests.cluster.node import Failed, Node, run
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Cluster:
         """A node; node 1 has the control plane too."""
         return Node(self.layout, number)
 
-    def kubectl(self, *words: str, text: str | None = None, seconds: float = 60) -> str:
+    def kubectl(self, *words: str, text: str | None = None, seconds: float = PATIENCE) -> str:
         """What kubectl prints; raises `Failed` with what it complained of."""
         return run(
             self.programs / "kubectl", f"--kubeconfig={self.kubeconfig}", *words, text=text, seconds=seconds

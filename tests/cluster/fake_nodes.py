@@ -48,7 +48,7 @@ def add_fake_nodes(cluster: Cluster, count: int) -> None:
         for number in range(1, count + 1)
     ]
     cluster.kubectl("apply", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": nodes}))
-    cluster.kubectl("wait", "--for=condition=Ready", "node", "-l", "type=fake", "--timeout=50s")
+    cluster.kubectl("wait", "--for=condition=Ready", "node", "-l", "type=fake", "--timeout=100s")
 
 
 def remove_fake_nodes(cluster: Cluster) -> None:

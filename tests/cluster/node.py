@@ -25,7 +25,7 @@ class Failed(Exception):
 def run(
     *words: str | Path,
     text: str | None = None,
-    seconds: float = 60,
+    seconds: float = PATIENCE,
     environment: Mapping[str, str] | None = None,
     directory: Path | None = None,
 ) -> str:
@@ -187,7 +187,7 @@ class Node:
         self.send(name, number)
         until(lambda: not self.runs(name), f"{name} has ended")
 
-    def inside(self, *words: str | Path, text: str | None = None, seconds: float = 60) -> str:
+    def inside(self, *words: str | Path, text: str | None = None, seconds: float = PATIENCE) -> str:
         """Run a command in the node's namespaces; raises `Failed` as `run` does."""
         first = self.first_process()
         if first is None or not first.lives():

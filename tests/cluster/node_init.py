@@ -136,7 +136,7 @@ def serve(directory: Path, watched: int | None) -> None:
         programs.collect()
         if door in ready:
             with contextlib.suppress(OSError, ValueError), door.accept()[0] as caller:
-                caller.settimeout(5)
+                caller.settimeout(60)
                 with caller.makefile("rw") as lines:
                     lines.write(json.dumps(programs.answer(json.loads(lines.readline()))))
 

@@ -79,7 +79,7 @@ def serve(cluster: Cluster, namespace: str, node: Node) -> None:
     }
     cluster.create(server)
     cluster.create(service)
-    cluster.kubectl("-n", namespace, "wait", "--for=condition=Ready", "pod/web", "--timeout=40s")
+    cluster.kubectl("-n", namespace, "wait", "--for=condition=Ready", "pod/web", "--timeout=100s")
 
 
 ASK = "for i in $(seq 50); do timeout 2 wget -q -O - http://web/ && exit; sleep 0.2; done; exit 1"

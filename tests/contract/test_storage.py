@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from tests.s3_servers import SERVERS, S3Server
+from tests.waiting import PATIENCE
 from uws_server.storage.base import Exists, NotStored, ObjectStore, StorageUnavailable, TooLong
 from uws_server.storage.file import FileStore
 from uws_server.storage.links import BadLink, Links
@@ -107,7 +108,7 @@ def test_of_many_that_create_at_once_one_does(linked: ObjectStore) -> None:
     created: list[bytes] = []
 
     def create(text: bytes) -> None:
-        together.wait(20)
+        together.wait(PATIENCE)
         with suppress(Exists):
             linked.put("a/b", text, create=True)
             created.append(text)
@@ -116,7 +117,7 @@ def test_of_many_that_create_at_once_one_does(linked: ObjectStore) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert created == [content(linked, "a/b")]
 
 
@@ -486,7 +487,7 @@ except StorageUnavailable as error:
     print("unavailable", list(store.list("")))
 """
     run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert run.stdout == "unavailable []\n"
     assert list((tmp_path / "tmp").iterdir()) == []
@@ -507,7 +508,7 @@ assert sum(len(part) for part in store.read("a")) == 200 * len(chunk)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert int(run.stdout) < 16  # MiB
 
@@ -534,7 +535,7 @@ FileStore(Path({str(tmp_path)!r}), Links(b"s" * 32), beside_greenlets).put("a/b"
 print(len(ticks))
 """
     run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert int(run.stdout) > 10
 
@@ -569,7 +570,7 @@ for _ in range(200):
     assert store.head("a/b/c/d").size == 1
     assert b"".join(store.read("a/b/c/d")) == b"x"
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE)
 
 
 def test_a_store_that_cannot_be_made(tmp_path: Path, links: Links) -> None:

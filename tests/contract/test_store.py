@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests import jobs
 from tests.jobs import ERROR, NOW, RESULTS
 from tests.redis_servers import PROGRAMS
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from uws_server.domain.errors import Forbidden
 from uws_server.domain.events import (
     AbortRequested,
@@ -148,7 +148,7 @@ def test_of_many_who_change_a_job_at_once_one_wins(store: JobStore) -> None:
 
     def race(number: int) -> None:
         after = advance(job, AbortRequested(f"by {number}"), NOW)
-        ready.wait(10)
+        ready.wait(PATIENCE)
         if store.change(job, after):
             won.append(after)
 
@@ -156,7 +156,7 @@ def test_of_many_who_change_a_job_at_once_one_wins(store: JobStore) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert len(won) == 1
     assert store.get(job.id) == won[0]
 
@@ -589,7 +589,7 @@ def test_a_reader_is_woken_by_the_next_event(store: JobStore) -> None:
     reader = threading.Thread(target=lambda: heard.extend(e.job_id for e in store.events(start, 20)))
     reader.start()
     put(store, id="1")
-    reader.join(20)
+    reader.join(PATIENCE)
     assert heard == ["1"]
 
 
@@ -704,14 +704,14 @@ def test_of_several_that_start_at_once_all_are_told_the_same_version(store: JobS
     told: list[int] = []
 
     def start(ours: int) -> None:
-        together.wait(20)
+        together.wait(PATIENCE)
         told.append(store.schema(ours))
 
     starting = [threading.Thread(target=start, args=(1 + number % 4,)) for number in range(16)]
     for thread in starting:
         thread.start()
     for thread in starting:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert len(told) == 16
     assert len(set(told)) == 1
 

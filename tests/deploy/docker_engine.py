@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.cluster.node import Failed
 from tests.cluster.programs import CACHE, locked
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 PLACE = Path("/var/tmp")
 _PREFIX = "uws-docker-"
@@ -34,7 +34,7 @@ class Engine:
         return os.environ | {"DOCKER_HOST": f"unix://{self.socket}", "DOCKER": PROGRAM}
 
     def docker(
-        self, *words: str | Path, seconds: float = 60, check: bool = True
+        self, *words: str | Path, seconds: float = PATIENCE, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """What a docker command says; raises `Failed` when it fails, unless told not to check."""
         command = [PROGRAM, *(str(word) for word in words)]
@@ -47,7 +47,7 @@ class Engine:
 
     def answers(self) -> bool:
         """Whether it takes commands."""
-        return self.docker("version", seconds=10, check=False).returncode == 0
+        return self.docker("version", seconds=30, check=False).returncode == 0
 
     @contextmanager
     def container(self, image: str, *words: str, options: Sequence[str]) -> Iterator[str]:
@@ -87,10 +87,10 @@ def running() -> Iterator[Engine]:
         finally:
             process.terminate()
             try:
-                process.wait(60)
+                process.wait(PATIENCE)
             finally:
                 process.kill()
-                process.wait(10)
+                process.wait(PATIENCE)
                 _remove(directory)
 
 
@@ -108,5 +108,5 @@ def _sweep() -> None:
 def _remove(directory: Path) -> None:
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for mount in reversed([mount for mount in mounts if mount.startswith(f"{directory}/")]):
-        subprocess.run(["umount", mount], check=True, timeout=30)
+        subprocess.run(["umount", mount], check=True, timeout=PATIENCE)
     shutil.rmtree(directory)

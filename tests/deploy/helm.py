@@ -13,6 +13,7 @@ import yaml
 from tests.cluster.layout import ROOT
 from tests.cluster.node import Failed, run
 from tests.cluster.programs import CACHE, find_go, locked, say
+from tests.waiting import PATIENCE
 
 CHART = ROOT / "deploy" / "chart"
 VALUES = Path(__file__).parent / "values"
@@ -47,7 +48,7 @@ def program() -> Path:
     return found
 
 
-def helm(*words: str | Path, seconds: float = 60) -> str:
+def helm(*words: str | Path, seconds: float = PATIENCE) -> str:
     """What a helm command prints; raises `Failed` with what it complained of."""
     return run(program(), *words, seconds=seconds)
 

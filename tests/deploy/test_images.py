@@ -23,7 +23,7 @@ from tests.deploy.building import PACKAGES, build
 from tests.deploy.docker_engine import PROGRAM, Engine
 from tests.deploy.dockerfiles import copy_code, dockerfile
 from tests.light_curves import write_light_curve
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ("agent", "notebook", "server")
@@ -71,7 +71,7 @@ def imports(package: str, path: list[Path]) -> subprocess.CompletedProcess[str]:
         cwd="/",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -127,7 +127,7 @@ def test_the_libraries_of_its_lock_are_all_that_an_image_needs(image: str, tmp_p
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -145,7 +145,7 @@ def test_the_base_is_the_one_that_has_a_stand_in_and_no_file_names_a_registry(im
 @pytest.mark.parametrize("words", [["servre"], ["--tag"]])
 def test_the_script_refuses_what_it_does_not_know(words: list[str]) -> None:
     done = subprocess.run(
-        [ROOT / "scripts" / "images", *words], capture_output=True, text=True, timeout=20, check=False
+        [ROOT / "scripts" / "images", *words], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 2
     assert done.stderr.startswith("images: ")
@@ -201,7 +201,7 @@ def test_a_build_sees_our_packages_and_the_locks_and_nothing_else_of_the_checkou
         env=engine.environment | {"DOCKER_BUILDKIT": "1"},
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     listed = engine.docker("run", "--rm", *SHUT, "seen:test", "find", "/seen", "-type", "f").stdout
     seen = [Path(line).relative_to("/seen") for line in listed.split("\n") if line]
@@ -253,7 +253,7 @@ def files_of(engine: Engine, image: str) -> dict[str, str]:
                 if content is not None:
                     told.update(content.read())
                 found[entry.name] = told.hexdigest()
-        assert export.wait(60) == 0
+        assert export.wait(PATIENCE) == 0
     engine.docker("rm", identity)
     return found
 

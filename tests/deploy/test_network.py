@@ -103,7 +103,7 @@ def network(cluster: Cluster) -> Iterator[Network]:
         for name, (namespace, labels, port) in places.items():
             cluster.create(listener(name, namespace, labels, port))
         for name, (namespace, _, _) in places.items():
-            cluster.kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
+            cluster.kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=100s")
         addresses = {
             name: cluster.get("-n", namespace, "pod", name)["status"]["podIP"]
             for name, (namespace, _, _) in places.items()

@@ -19,6 +19,7 @@ from runners.agent.door import Door as AgentDoor
 from runners.agent.door import Fenced, Refused
 from tests.integration.agent_door import JOB, Attempt, serving
 from tests.jobs import bare_spec
+from tests.waiting import PATIENCE
 from uws_server.domain.errors import Conflict
 from uws_server.domain.job import Job, Parameter, Upload, Workload
 from uws_server.domain.phase import Phase
@@ -196,7 +197,7 @@ def test_of_manifests_at_once_one_stands(server: Server) -> None:
     taken: list[dict[str, Any]] = []
 
     def hand_in(manifest: dict[str, Any]) -> None:
-        together.wait(20)
+        together.wait(PATIENCE)
         with suppress(Conflict):
             door.hand_in(server.token, manifest)
             taken.append(manifest)
@@ -205,7 +206,7 @@ def test_of_manifests_at_once_one_stands(server: Server) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert taken == [json.loads(b"".join(server.objects.read(f"jobs/{JOB}/1/manifest.json")))]
     door.hand_in(server.token, taken[0])  # as after a lost reply
 

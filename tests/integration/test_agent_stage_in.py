@@ -21,7 +21,7 @@ import pytest
 from flask import Response
 
 from tests.integration.agent_door import JOB, OURS, Attempt, DoorDouble, ended, kill, serving
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from uws_server.domain.runspec import Input, Resources
 from uws_server.domain.wire import FENCED, STAGE_IN_FAILED
 
@@ -340,13 +340,13 @@ def test_a_source_that_stalls(sources: Server, tmp_path: Path) -> None:
         http.send_header("Content-Length", "1000")
         http.end_headers()
         http.wfile.write(b"some")
-        release.wait(30)
+        release.wait(PATIENCE)
 
     sources.answers["/x"] = stall
     start = time.monotonic()
     said = failed(stage(tmp_path, Input("x", sources.url("/x")), stall_seconds=0.5, tries=2))
     release.set()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < PATIENCE / 2
     assert "the server took too long" in said["message"]
     assert said["transient"]
     assert len(sources.asked) == 2
@@ -367,7 +367,7 @@ def test_a_source_that_drips(sources: Server, tmp_path: Path) -> None:
     start = time.monotonic()
     said = failed(stage(tmp_path, Input("x", sources.url("/x")), stage_in_seconds=1))
     release.set()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < PATIENCE / 2
     assert "not all inputs came within 1 s" in said["message"]
     assert said["transient"]
 
@@ -670,7 +670,7 @@ def test_memory_is_bounded(sources: Server, tmp_path: Path) -> None:
     )
     agent = [sys.executable, "-m", "runners.agent", "stage-in", str(attempt.top)]
     run = subprocess.run(
-        [sys.executable, "-c", measure, *agent], capture_output=True, text=True, timeout=100, check=True
+        [sys.executable, "-c", measure, *agent], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     code, mib = run.stdout.split()
     assert code == "0", run.stderr
@@ -687,12 +687,12 @@ def test_killed_and_run_again(sources: Server, tmp_path: Path) -> None:
         http.end_headers()
         http.wfile.write(DATA[:500_000])
         halfway.set()
-        release.wait(30)
+        release.wait(PATIENCE)
 
     sources.answers["/x"] = half
     attempt = Attempt(tmp_path / "a", 1, inputs=[Input("x", sources.url("/x"))])
     agent = attempt.start("stage-in")
-    assert halfway.wait(20)
+    assert halfway.wait(PATIENCE)
     until(
         lambda: any(path.stat().st_size for path in attempt.inputs.glob(".stage-in-part-*")),
         "the first half of the file",
@@ -718,7 +718,7 @@ def test_a_failure_is_tried_again_when_asked_to(sources: Server, tmp_path: Path)
 def imports(attempt: Attempt) -> set[str]:
     """What a stage-in of this attempt imports."""
     agent = [sys.executable, "-X", "importtime", "-m", "runners.agent", "stage-in", str(attempt.top)]
-    run = subprocess.run(agent, capture_output=True, text=True, timeout=60, check=True)
+    run = subprocess.run(agent, capture_output=True, text=True, timeout=PATIENCE, check=True)
     found = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
     assert "runners.agent.attempt_dir" in found
     return found
@@ -745,7 +745,7 @@ def test_wrong_usage(tmp_path: Path) -> None:
             [sys.executable, "-m", "runners.agent", *arguments],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         assert (run.returncode, run.stderr) == (2, USAGE)
@@ -757,7 +757,7 @@ def test_a_source_that_hangs_holds_a_failure_up_for_one_stall_at_most(
     release = threading.Event()
 
     def silent(_: Handler) -> None:
-        release.wait(30)
+        release.wait(PATIENCE)
 
     sources.answers["/none"] = lambda http: http.answer(404)
     sources.answers["/silent"] = silent
@@ -765,7 +765,7 @@ def test_a_source_that_hangs_holds_a_failure_up_for_one_stall_at_most(
     attempt = Attempt(tmp_path / "a", 1, inputs=inputs, stall_seconds=1)
     start = time.monotonic()
     process = attempt.start("stage-in")
-    assert ended(process, 20) == STAGE_IN_FAILED
+    assert ended(process) == STAGE_IN_FAILED
     release.set()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < PATIENCE / 2
     assert json.loads((attempt.top / "stage-in.json").read_bytes())["message"].startswith("Input 'none'")

@@ -200,7 +200,7 @@ def test_a_fork_bomb(jobs: UpJobs, service: str) -> None:
         began = time.monotonic()
         assert jobs.ask("/readyz").status == 200
         slowest = max(slowest, time.monotonic() - began)
-    assert slowest < 5
+    assert slowest < 30
     found = jobs.reach(job, "ABORTED", "ERROR")
     assert found["attempt"] == 1
     if service == "notebook":

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.waiting import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "lc_1.3444.614"
 
@@ -68,7 +70,7 @@ def analyse(observations: Path, tmp_path_factory: pytest.TempPathFactory) -> Any
             env=environment,
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=PATIENCE,
             check=False,
         )
         assert done.returncode == 0, done.stderr

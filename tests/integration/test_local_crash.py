@@ -21,7 +21,7 @@ from runners.local import processes, site_files
 from runners.local.leftovers import end_leftovers
 from tests.integration.test_local import DAEMON, INPUT, STAY
 from tests.local_site import LocalSite, local_site, modes, with_command_line
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from uws_server.domain.runspec import RunSpec
 
 URL = "http://127.0.0.1:9/agent/v1"
@@ -138,7 +138,7 @@ runner.start(spec, "http://127.0.0.1:9", "t")
 die()
 """
     given = pickle.dumps((site.directory, site.settings, spec, moment))
-    done = subprocess.run([sys.executable, "-c", code], input=given, cwd=ROOT, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], input=given, cwd=ROOT, check=False, timeout=PATIENCE)
     assert done.returncode == -signal.SIGKILL
     later = site.another()
     later.start(spec, URL, "t")  # the lapsed claim is taken again, with the same attempt

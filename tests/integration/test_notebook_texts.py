@@ -12,6 +12,7 @@ import pytest
 
 from job_templates import catalog
 from job_templates.render import render
+from tests.waiting import PATIENCE
 from uws_server.domain.job import Job, Parameter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +59,7 @@ def run(tmp_path: Path, *pairs: tuple[str, str]) -> tuple[subprocess.CompletedPr
         "UWS_ERROR": str(tmp_path / "error.json"),
     }
     done = subprocess.run(
-        command, cwd=outputs, env=environment, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=outputs, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     return done, outputs
 

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from tests.redis_servers import PROGRAMS
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from uws_server import redis_server
 from uws_server.redis_server import NoRedis, RedisServer
 
@@ -166,7 +166,7 @@ def test_a_server_left_behind_is_asked_to_end_before_the_next_one(tmp_path: Path
         os.close(lock)  # as when `up` was killed: the server alone holds it now
         again = redis_server.lock(server)
         os.close(again)
-        assert left.wait(10) == 0
+        assert left.wait(PATIENCE) == 0
 
 
 def test_a_server_that_does_not_end_is_named(tmp_path: Path, program: Path) -> None:

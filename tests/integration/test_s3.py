@@ -20,7 +20,7 @@ import pytest
 
 from tests.s3_gate import Gate, gate
 from tests.s3_servers import SERVERS, S3Server
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from uws_server.storage import s3
 from uws_server.storage.base import NotStored, StorageUnavailable, TooLong
 from uws_server.storage.s3 import Bucket, S3Store
@@ -54,7 +54,7 @@ def between(bucket: Bucket) -> Iterator[Gate]:
 def follow(link: str, content: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
     request = urllib.request.Request(link, content, headers, method="GET" if content is None else "PUT")
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return answer.status, {name.lower(): v for name, v in answer.headers.items()}, answer.read()
     except urllib.error.HTTPError as refusal:
         with refusal:
@@ -234,7 +234,7 @@ S3Store(Bucket({bucket.name!r}, endpoint={bucket.endpoint!r}, key=key)).put("a",
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert "its clock and ours differ by more than it permits" in run.stderr
@@ -288,7 +288,7 @@ def test_an_upload_that_breaks_off_leaves_the_old_object(bucket: Bucket, between
         breaking = threads.submit(broken)
         with pytest.raises(StorageUnavailable):
             store.put("a", bytes(64 * 1024**2))
-        breaking.result(10)
+        breaking.result(PATIENCE)
     between.admit()
     assert b"".join(store.read("a")) == b"old"
 
@@ -308,7 +308,7 @@ def check(
         env=clean | settings | server.environment() | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
 

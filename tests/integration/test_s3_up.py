@@ -13,7 +13,7 @@ import pytest
 from tests.s3_servers import S3Server
 from tests.up_jobs import UpJobs, notebook
 from tests.up_process import running_up
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from uws_server.storage.s3 import Bucket, S3Store
 
 LARGE = 3 * 1024**2
@@ -37,7 +37,7 @@ class Reply:
 def ask(url: str, method: str = "GET", **headers: str) -> Reply:
     parts = urlsplit(url)
     assert parts.hostname is not None
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=PATIENCE)
     try:
         connection.request(
             method, f"{parts.path}?{parts.query}" if parts.query else parts.path, headers=headers

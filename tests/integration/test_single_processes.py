@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.up_process import UpProcess, running_up
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 COMMANDS = {
     "web": ("web",),
@@ -90,13 +90,13 @@ class Single(UpProcess):
         """Ask all to end; their exit codes."""
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
-        return {name: process.wait(30) for name, process in self.processes.items()}
+        return {name: process.wait(PATIENCE) for name, process in self.processes.items()}
 
 
 def asked(url: str) -> tuple[int, str]:
     """Status and body; 0 where nobody listens."""
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -131,7 +131,7 @@ def test_a_job_runs_and_everything_ends_when_asked_to(single: Single) -> None:
     endless = single.submit("import time\nwhile True: time.sleep(1)")
     until(lambda: single.phase(endless) == "EXECUTING", "EXECUTING")
     abort = urllib.request.Request(f"{endless}/phase", b"PHASE=ABORT")
-    with urllib.request.urlopen(abort, timeout=30):
+    with urllib.request.urlopen(abort, timeout=PATIENCE):
         assert single.phase(endless) == "ABORTED"
     attempts = single.data / "sites" / "local" / "attempts"
     until(lambda: not list(attempts.iterdir()), "the end of the attempt")

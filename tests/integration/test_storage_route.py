@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from uws_server.storage.base import NotStored
 from uws_server.storage.file import FileStore
 from uws_server.storage.links import Links
@@ -52,7 +52,7 @@ class Route:
     def ask(
         self, method: str, url: str, body: bytes | Iterator[bytes] | None = None, **headers: str
     ) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(
                 method, url, body, {name.replace("_", "-"): value for name, value in headers.items()}
@@ -64,7 +64,7 @@ class Route:
 
     def send(self, request: bytes) -> bytes:
         """Raw bytes, then no more; the raw answer."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
             connection.sendall(request)
             connection.shutdown(socket.SHUT_WR)
             answer = b""
@@ -95,7 +95,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Route]:
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(20)
+                process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -208,7 +208,7 @@ def test_a_put_replaces_nothing(route: Route, size: int) -> None:
 def test_of_two_puts_at_once_one_stands(route: Route) -> None:
     link = route.store.sign("PUT", "jobs/new", 60)
     request = f"PUT {link} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf".encode()
-    with socket.create_connection(("127.0.0.1", route.port), timeout=20) as slow:
+    with socket.create_connection(("127.0.0.1", route.port), timeout=PATIENCE) as slow:
         slow.sendall(request)
         until(lambda: list(route.tmp.iterdir()), "the beginning of the file")
         assert route.ask("PUT", link, b"quick")[0] == 200
@@ -259,7 +259,7 @@ def test_put_that_stops_in_the_middle(route: Route, body: str) -> None:
 @pytest.mark.covers("3:bad-slow-part")
 def test_put_whose_rest_never_comes(route: Route) -> None:
     link = route.store.sign("PUT", "jobs/new", 60, 1000)
-    with socket.create_connection(("127.0.0.1", route.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", route.port), timeout=PATIENCE) as connection:
         connection.sendall(f"PUT {link} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf".encode())
         with connection.makefile("rb") as answer:
             said = answer.read()

@@ -16,7 +16,7 @@ import redis
 
 from tests.redis_servers import PROGRAMS, serving
 from tests.up_process import ROLES, UP, UpProcess, children, lives, running_up
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from uws_server.redis_server import find
 from uws_server.store.base import SCHEMA
 from uws_server.store.redis import RedisStore
@@ -95,7 +95,7 @@ def test_a_second_up_on_the_same_data_is_refused_in_a_sentence(up: UpProcess) ->
         [*UP, "--data", str(up.data), "--port", "0"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 1
@@ -119,7 +119,7 @@ def test_web_alone_refuses_a_port_that_is_taken_in_the_same_sentence(up: UpProce
         env={**os.environ, "UWS_REDIS__URL": str(up.ready["redis"])},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     refusal = f"uws-server: cannot listen on 127.0.0.1 port {port}: Address already in use"
@@ -140,7 +140,7 @@ def test_a_data_directory_that_cannot_be_written_is_refused_in_a_sentence(tmp_pa
     log = tmp_path / "log"
     with log.open("wb") as stream:
         command = [*UP, "--data", "/proc", "--port", "0"]
-        done = subprocess.run(command, stderr=stream, timeout=60, check=False)
+        done = subprocess.run(command, stderr=stream, timeout=PATIENCE, check=False)
     assert done.returncode == 1
     refusal = "uws-server: the data directory /proc cannot be written: No such file or directory"
     assert log.read_text() == f"{refusal}; --data names another\n"
@@ -226,7 +226,7 @@ def test_a_second_interrupt_ends_everything_at_once(tmp_path: Path) -> None:
         roles = up.roles()
         up.process.send_signal(signal.SIGINT)
         until(lambda: "web" not in up.roles(), "the polite stop")
-        assert up.end(signal.SIGINT, 10) == 130
+        assert up.end(signal.SIGINT) == 130
     assert not any(lives(pid) for pid in roles.values())
 
 
@@ -237,7 +237,7 @@ def test_check_looks_at_a_running_server_without_disturbing_it(up: UpProcess) ->
         [sys.executable, "-m", "uws_server.cli", "check", "--data", str(up.data)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert "uws-server up runs on this data directory" in done.stdout
@@ -270,7 +270,7 @@ def test_what_web_cannot_work_with_is_said_in_a_sentence(tmp_path: Path, trouble
     else:
         clean["UWS_OBJECTS__URL"] = "file:///dev/null/objects"
     command = [*UP, "--data", str(data), "--port", "0"]
-    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 1
     assert words in done.stderr
     assert "Traceback" not in done.stderr

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.up_process import command_line
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from tests.wrapper_program import Wrapped, namespace
 
 pytestmark = pytest.mark.covers("4:wrapper")
@@ -91,7 +91,7 @@ def test_the_program_waits_for_the_agents_word(wrapped: Wrapped) -> None:
             process.wait(0.3)
         assert not (wrapped.logs / "stdout").exists()
         (wrapped.control / "go").touch()
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
     assert wrapped.stdout() == b"started\n"
     started, ended = int((wrapped.logs / "started").read_text()), int(wrapped.exit()[1])
     assert 1_700_000_000_000 < started <= ended
@@ -107,7 +107,7 @@ def test_a_program_that_is_not_to_start_never_does(wrapped: Wrapped, told: str) 
         else:
             until(lambda: blocks_signals(pid), "the wrapper's signal mask")
             os.kill(pid, signal.SIGTERM)
-        assert process.wait(20) == 125
+        assert process.wait(PATIENCE) == 125
     assert not (wrapped.logs / "ran").exists()
     assert not (wrapped.logs / "exit").exists()
 
@@ -131,7 +131,7 @@ def test_a_signal_reaches_the_program(wrapped: Wrapped, sign: signal.Signals) ->
     with wrapped.running(sys.executable, "-c", program) as process:
         ready(wrapped)
         os.kill(inner(process), sign)
-        assert process.wait(20) == 42
+        assert process.wait(PATIENCE) == 42
     assert wrapped.exit()[2] == "stopped"
 
 
@@ -141,7 +141,7 @@ def test_an_interrupt_is_a_keyboard_interrupt(wrapped: Wrapped) -> None:
     with wrapped.running(sys.executable, "-c", program) as process:
         ready(wrapped)
         os.kill(inner(process), signal.SIGINT)
-        assert process.wait(20) == 130
+        assert process.wait(PATIENCE) == 130
     assert b"KeyboardInterrupt" in wrapped.stderr()
 
 
@@ -156,7 +156,7 @@ def test_a_deaf_program_is_killed_with_all_that_came_of_it(wrapped: Wrapped) -> 
     with wrapped.running(*sh(text), grace=2) as process:
         ready(wrapped)
         os.kill(inner(process), signal.SIGTERM)
-        assert process.wait(20) == 137
+        assert process.wait(PATIENCE) == 137
     assert wrapped.exit()[0::2] == ["137", "stopped"]
 
 
@@ -167,7 +167,7 @@ def test_a_stopped_program_hears_that_it_is_to_end(wrapped: Wrapped) -> None:
         pid = inner(process)
         until(lambda: stopped_child(pid), "the program's stop")
         os.kill(pid, signal.SIGTERM)
-        assert process.wait(20) == 143
+        assert process.wait(PATIENCE) == 143
 
 
 def stopped_child(pid: int) -> bool:
@@ -204,7 +204,7 @@ def test_the_environment_reaches_the_program_as_it_is(wrapped: Wrapped) -> None:
     (wrapped.control / "go").touch()
     given = {"my.var": "with a dot", "EMPTY": "", "LINES": "two\nlines", "PATH": os.environ["PATH"]}
     with wrapped.running("env", "-0", environment=given) as process:
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
     entries = dict(entry.partition("=")[::2] for entry in wrapped.stdout().decode().split("\0") if entry)
     assert entries == given
 
@@ -217,7 +217,7 @@ def test_the_program_is_found_in_the_path_of_its_image(wrapped: Wrapped, tmp_pat
     (wrapped.control / "go").touch()
     given = {"PATH": f"{program.parent}:{os.environ['PATH']}"}
     with wrapped.running("tar", environment=given) as process:
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
     assert wrapped.stdout() == b"the image's own\n"
 
 
@@ -241,23 +241,25 @@ def test_descriptors_of_the_wrapper_stay_with_it(wrapped: Wrapped) -> None:
 def test_it_is_process_one_or_nothing(wrapper_program: Path, wrapped: Wrapped) -> None:
     (wrapped.control / "go").touch()
     words = [str(wrapped.control), str(wrapped.logs), "1000000", "0", "10", "--", "true"]
-    ran = subprocess.run([wrapper_program, "run", *words], capture_output=True, timeout=20, check=False)
+    ran = subprocess.run([wrapper_program, "run", *words], capture_output=True, timeout=PATIENCE, check=False)
     assert ran.returncode == 125
     assert b"must be process 1" in ran.stderr
 
 
 def test_it_installs_itself_where_it_may_be_in_use(wrapper_program: Path, tmp_path: Path) -> None:
     for _ in range(2):
-        subprocess.run([wrapper_program, "install", tmp_path], check=True, timeout=20)
+        subprocess.run([wrapper_program, "install", tmp_path], check=True, timeout=PATIENCE)
     copy = tmp_path / "uws-wrapper"
     assert copy.read_bytes() == wrapper_program.read_bytes()
-    assert subprocess.run([copy], capture_output=True, timeout=20, check=False).returncode == 2
+    assert subprocess.run([copy], capture_output=True, timeout=PATIENCE, check=False).returncode == 2
     assert list(tmp_path.iterdir()) == [copy]
 
 
 def test_it_needs_nothing_of_the_users_image(wrapper_program: Path) -> None:
     """Static: no interpreter is asked for in its program headers."""
-    told = subprocess.run(["readelf", "-l", wrapper_program], capture_output=True, check=True, timeout=20)
+    told = subprocess.run(
+        ["readelf", "-l", wrapper_program], capture_output=True, check=True, timeout=PATIENCE
+    )
     assert b"INTERP" not in told.stdout
 
 
@@ -272,9 +274,9 @@ def as_init(wrapper_program: Path, *command: str) -> subprocess.Popen[bytes]:
 )
 def test_the_agents_exit_code_is_its_containers(wrapper_program: Path, text: str, code: int) -> None:
     with as_init(wrapper_program, *sh(text)) as process:
-        assert process.wait(20) == code
+        assert process.wait(PATIENCE) == code
     with as_init(wrapper_program, "/nowhere") as process:
-        assert process.wait(20) == 127
+        assert process.wait(PATIENCE) == 127
 
 
 def test_an_agent_that_is_told_to_end_before_it_listens_ends(wrapper_program: Path) -> None:
@@ -284,7 +286,7 @@ def test_an_agent_that_is_told_to_end_before_it_listens_ends(wrapper_program: Pa
         children = Path(f"/proc/{inner(process)}/task/{inner(process)}/children")
         until(lambda: children.read_text().split(), "the agent")
         os.kill(inner(process), signal.SIGTERM)
-        assert process.wait(20) == 128 + signal.SIGTERM
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
 
 
 def test_an_agent_that_is_told_to_end_at_its_door_ends(wrapper_program: Path, tmp_path: Path) -> None:
@@ -299,10 +301,10 @@ def test_an_agent_that_is_told_to_end_at_its_door_ends(wrapper_program: Path, tm
         agent = (sys.executable, "-m", "runners.agent", "pod", str(tmp_path), str(tmp_path))
         environment = [f"{name}={value}" for name, value in own.items()]
         with as_init(wrapper_program, "env", *environment, *agent) as process:
-            door.settimeout(20)
+            door.settimeout(PATIENCE)
             connection, _ = door.accept()
             os.kill(inner(process), signal.SIGTERM)
-            assert process.wait(20) == 128 + signal.SIGTERM
+            assert process.wait(PATIENCE) == 128 + signal.SIGTERM
             connection.close()
 
 
@@ -311,4 +313,4 @@ def test_an_agent_that_listens_is_told_to_end(wrapper_program: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         os.kill(inner(process), signal.SIGTERM)
-        assert process.wait(20) == 9
+        assert process.wait(PATIENCE) == 9

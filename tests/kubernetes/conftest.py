@@ -15,6 +15,7 @@ from tests.cluster.layout import REGISTRY
 from tests.kubernetes.site import Site
 from tests.kubernetes.sources import Sources, serving
 from tests.up_process import running_up
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +79,7 @@ def static_image(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> 
     directory = tmp_path_factory.mktemp("static")
     (directory / "count.c").write_text(COUNT)
     compiled = ["musl-gcc", "-static", "-O1", "-o", str(directory / "count"), str(directory / "count.c")]
-    subprocess.run(compiled, check=True, timeout=60)
+    subprocess.run(compiled, check=True, timeout=PATIENCE)
     images.program_image("localhost/count:1", directory / "count", directory / "count.tar")
     cluster.import_image(directory / "count.tar")
     return "localhost/count:1"

@@ -11,6 +11,7 @@ import pytest
 from tests.cluster import images
 from tests.cluster.layout import REGISTRY
 from tests.kubernetes.site import Site
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.covers("4:any-image")
 
@@ -41,7 +42,7 @@ def pushed(site: Site, tmp_path_factory: pytest.TempPathFactory) -> str:
     (root / "there").mkdir(parents=True)
     (directory / "words.c").write_text(PROGRAM)
     compiled = ["musl-gcc", "-static", "-O1", "-o", str(root / "words"), str(directory / "words.c")]
-    subprocess.run(compiled, check=True, timeout=60)
+    subprocess.run(compiled, check=True, timeout=PATIENCE)
     config = {"Entrypoint": ["/words", "$(HOME)"], "Cmd": ["{inputs}", "a b"], "WorkingDir": "/there"}
     name = "localhost/own-words:1"
     images.pack(name, [root], directory / "words.tar", config)

@@ -22,7 +22,7 @@ from tests.cluster.cluster import Cluster
 from tests.light_curves import write_light_curve
 from tests.up_jobs import UpJobs, notebook
 from tests.up_process import running_up
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 covers = pytest.mark.covers
 # pyvo reads answers as streams and leaves them open.
@@ -99,7 +99,7 @@ class Both:
         job = AsyncTAPJob(url)
         for name, path in work.files.items():
             job.upload(**{name: str(path)})
-        job.run().wait(timeout=100)
+        job.run().wait(timeout=PATIENCE)
         job.raise_if_error()
         assert job.phase == "COMPLETED"
         return url
@@ -125,7 +125,7 @@ def uws_job(*words: str) -> subprocess.CompletedProcess[str]:
         [*UWS_JOB, *words],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -316,6 +316,6 @@ def test_log_and_progress_are_seen_while_a_notebook_runs(both: Both, site: str) 
         assert (seen["phase"], seen["site"]) == ("EXECUTING", site)
         both.jobs.ask(f"{job}/phase", b"PHASE=ABORT")
         assert follower.stdout.read() == ""
-        assert follower.wait(60) == 3  # ABORTED
+        assert follower.wait(PATIENCE) == 3  # ABORTED
     both.jobs.reach(job, "ABORTED")
     assert both.jobs.states(job)[0] == "completed"

@@ -17,6 +17,7 @@ import pytest
 
 from tests.kubernetes.site import Site
 from tests.kubernetes.test_code_ends import EATEN, EATER
+from tests.waiting import PATIENCE
 
 Patch = list[dict[str, Any]]
 
@@ -40,7 +41,7 @@ def webhook(site: Site, directory: Path, patch: Patch) -> Iterator[None]:
     words = ["-subj", "/CN=webhook", "-addext", f"subjectAltName=IP:{host}", "-days", "2", "-nodes"]
     openssl = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", *words]
     subprocess.run(
-        [*openssl, "-keyout", key, "-out", certificate], check=True, timeout=60, capture_output=True
+        [*openssl, "-keyout", key, "-out", certificate], check=True, timeout=PATIENCE, capture_output=True
     )
 
     class Handler(BaseHTTPRequestHandler):

@@ -84,7 +84,7 @@ def collect_marks() -> list[Marked]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=110,
+            timeout=500,
         )
         if done.returncode != 0 or not target.exists():
             raise RuntimeError(f"the tests could not be collected:\n{done.stdout}\n{done.stderr}")

@@ -25,6 +25,7 @@ from runners.agent.logs import pace
 from runners.agent.memory import Memory
 from runners.agent.stage_out import DEEPEST, Changed, Reading, harvest, matches, media_type
 from runners.agent.web_sources import refuse_address
+from tests.waiting import PATIENCE
 from uws_server.domain.runspec import AttemptLimits, Output
 
 # Patterns -----------------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ def test_patterns_are_what_the_regular_expression_says(parts: list[str], names: 
 def test_no_pattern_is_slow(pattern: str) -> None:
     start = time.process_time()
     assert not matches("/".join(["a" * 200] * 30), pattern)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 20
 
 
 # Results ------------------------------------------------------------------------------------------
@@ -375,8 +376,8 @@ def test_a_deadline() -> None:
     start = time.monotonic()
     deadline.set(0.05)
     with pytest.raises(DeadlinePassed):
-        deadline.pause(30)
-    assert time.monotonic() - start < 5
+        deadline.pause(PATIENCE)
+    assert time.monotonic() - start < PATIENCE / 2
 
 
 @pytest.mark.covers("3:agent-progress")

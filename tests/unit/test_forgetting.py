@@ -145,7 +145,7 @@ def test_what_fails_again_and_again_is_tried_ever_more_seldom(monkeypatch: pytes
 def test_a_site_that_hangs_holds_up_the_end_for_one_while_not_for_one_each(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(forgetting, "_LAST", 1.0)
+    monkeypatch.setattr(forgetting, "_LAST", 3.0)
     begun: list[str] = []
     let = threading.Event()
 
@@ -160,6 +160,6 @@ def test_a_site_that_hangs_holds_up_the_end_for_one_while_not_for_one_each(
                 asked.ask((f"{number}", 1))
             until(lambda: len(begun) == 4, "all at once")
             end = time.monotonic()
-        assert 0.9 < time.monotonic() - end < 3
+        assert 2.9 < time.monotonic() - end < 11  # one after the other they would take 12 s
     finally:
         let.set()

@@ -19,6 +19,7 @@ from runners.local import capped_log, cgroups, processes, site_files, system_cal
 from runners.local.disk_watch import DiskWatch
 from runners.local.plan import environment, refusal
 from runners.local.view import view
+from tests.waiting import PATIENCE
 from uws_server.domain.runspec import Resources, RunSpec, substitute
 
 SPEC = RunSpec("01234567890123456789abcdef", 1, "test", "command", ("true",))
@@ -395,7 +396,7 @@ def test_only_the_named_process_is_killed() -> None:
         processes.kill([pid, start - 1])
         assert processes.lives([pid, start])
         processes.kill([pid, start])
-        assert child.wait(10) == -signal.SIGKILL
+        assert child.wait(PATIENCE) == -signal.SIGKILL
     assert not processes.lives([pid, start])
     assert processes.identify(pid)[1] in (0, processes.identify(pid)[1])
     processes.kill([pid, start])

@@ -10,6 +10,7 @@ import pytest
 
 from runners.notebook.end import Exit, NotebookFailed
 from runners.notebook.inputs import PARAMETERS_BYTES, check_names, load_notebook, load_parameters, typed
+from tests.waiting import PATIENCE
 
 HEAVY = {
     "papermill",
@@ -27,7 +28,7 @@ HEAVY = {
 def test_the_kernel_waits_for_no_library() -> None:
     code = "import runners.notebook.__main__, sys; print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     loaded = set(done.stdout.split())
     assert "runners.notebook.session" in loaded

@@ -172,7 +172,7 @@ def test_a_hostile_cell_ends_soon_and_in_one_sentence(source: str) -> None:
     if not refusal:
         defaults = [one.default for one in parameters(source).values()]
         json.dumps(defaults, allow_nan=False).encode()
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 20
 
 
 json_values = st.recursive(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from uws_server import __version__
 from uws_server.store.base import SCHEMA
 from uws_server.store.redis import RedisStore
@@ -24,7 +24,7 @@ COMMANDS = ("up", "web", "worker", "watch", "reconcile", "check", "templates")
 
 def _uws_server(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "uws_server.cli", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 @pytest.mark.covers("3:cli-server")
@@ -251,7 +251,7 @@ def test_who_signs_nothing_runs_without_the_secret(
             until(lambda: at_work(client), "its work")
         finally:
             process.terminate()
-            _, said = process.communicate(timeout=30)
+            _, said = process.communicate(timeout=PATIENCE)
     assert (process.returncode, said) == (0, "")
 
 

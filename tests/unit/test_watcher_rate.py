@@ -12,6 +12,7 @@ import pytest
 from runners.base import Observation, State
 from runners.fake import FakeRunner
 from tests.engine import Engine
+from tests.waiting import PATIENCE
 from uws_server.domain.job import Job
 
 
@@ -44,9 +45,9 @@ def test_thousands_of_attempts_are_not_gone_through_at_every_word_of_one(
     stop = threading.Event()
     thread = threading.Thread(target=engine.another_watcher("restless").run, args=(stop,))
     thread.start()
-    assert runner.enough.wait(60)
+    assert runner.enough.wait(PATIENCE)
     stop.set()
-    thread.join(60)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
     assert min(after - before for before, after in pairwise(runner.looks)) >= 0.1
 

@@ -12,6 +12,7 @@ import pytest
 
 from job_templates.notebook_excerpt import excerpt
 from job_templates.notebook_parameters import read_parameters
+from tests.waiting import PATIENCE
 from uws_server.domain.errors import TooLarge
 from uws_server.service.jobs import RequestLimits
 from uws_server.service.notebooks import readable
@@ -69,7 +70,7 @@ def test_others_have_their_turn(work: str) -> None:
         [sys.executable, "-P", "-c", _ORDER.replace("{work}", work)],
         capture_output=True,
         check=True,
-        timeout=100,
+        timeout=PATIENCE,
     )
     happened = json.loads(done.stdout)
     between = happened[happened.index("sent") : happened.index("read")]

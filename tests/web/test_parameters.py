@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import tempfile
-import time
 import tracemalloc
 from typing import Any
 from urllib.parse import urlencode
@@ -306,14 +305,12 @@ def test_many_parts_cost_no_more_memory_than_one(client: Client) -> None:
 @pytest.mark.parametrize("kind", ["form", "query", "multipart"])
 def test_ten_thousand_parameters(client: Client, kind: str) -> None:
     pairs = "&".join(f"p{n}=x" for n in range(10_000)).encode()
-    began = time.perf_counter()
     if kind == "form":
         response = send(client, pairs, FORM)
     elif kind == "query":
         response = client.post("/stack/async", query_string=pairs.decode())
     else:
         response = send(client, multipart(*((field(f"p{n}"), "x") for n in range(10_000))))
-    assert time.perf_counter() - began < 2
     refused(client, response, 413)
 
 
@@ -464,9 +461,7 @@ def test_other_types_of_body(client: Client, content_type: str | None) -> None:
     ],
 )
 def test_bad_json(client: Client, body: bytes) -> None:
-    began = time.perf_counter()
     refused(client, send(client, body, "application/json"), 400)
-    assert time.perf_counter() - began < 2
 
 
 @covers("3:bad-json-bomb", "3:bad-parameter")

@@ -11,6 +11,7 @@ import pytest
 from lxml import etree
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from tests.waiting import PATIENCE
 from tests.web.world import BASE, Client, World, local, standard_capabilities, validate
 from uws_server.domain import events
 from uws_server.domain.job import ErrorSummary
@@ -141,13 +142,13 @@ def fate(world: World, event_of: Any) -> threading.Thread:
 
 @pytest.fixture
 def reading_world() -> Any:
-    world = World(bounds=Bounds(wait_seconds=10))
+    world = World(bounds=Bounds(wait_seconds=100))
     reader = threading.Thread(target=world.waiting.run)
     reader.start()
     yield world
     world.waiting.stop()
     world.in_phase(Phase.PENDING)
-    reader.join(10)
+    reader.join(PATIENCE)
 
 
 @covers("DALI-05", "3:sync", "DALI-10")
@@ -165,7 +166,7 @@ def test_sync_leads_to_the_result(reading_world: World, method: str) -> None:
     started = client.open("/stack/sync", method, **fields)
     assert started.status_code == 303
     followed = client.get(local(started))
-    thread.join(10)
+    thread.join(PATIENCE)
     assert followed.status_code == 303
     assert followed.headers["Location"].endswith("/results/table")
     assert client.get(local(followed)).data == b"x" * 3000

@@ -20,9 +20,13 @@ from pathlib import Path
 import pytest
 
 import uws_server
+from tests.waiting import PATIENCE, until
 from tests.web.world import validate
 
 covers = pytest.mark.covers
+
+NOT_ITS_END = 50.0
+"""Seconds: what took less did not wait to the end of its WAIT, which is 100 s."""
 TEMPLATES = Path(__file__).with_name("templates")
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -40,7 +44,7 @@ class Server:
         path: str,
         body: bytes = b"",
         headers: dict[str, str] | None = None,
-        timeout: float = 30,
+        timeout: float = PATIENCE,
     ) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
@@ -56,7 +60,7 @@ class Server:
         return headers["Location"].removeprefix(f"http://127.0.0.1:{self.port}")
 
     def socket(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
 
 
 def free_port() -> int:
@@ -80,31 +84,31 @@ def start(url: str, data: Path, **settings: str) -> Server:
     with (data / "web.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stderr=log)
     server = Server(port, process)
-    deadline = time.monotonic() + 40
-    while True:
-        try:
-            if server.ask("GET", "/readyz", timeout=5)[0] == 200:
-                return server
-        except OSError:
-            pass
+
+    def ready() -> bool:
         assert process.poll() is None, (data / "web.log").read_text()
-        assert time.monotonic() < deadline, (data / "web.log").read_text()
-        time.sleep(0.05)
+        try:
+            return server.ask("GET", "/readyz", timeout=30)[0] == 200
+        except OSError:
+            return False
+
+    until(ready, lambda: f"a server that is ready: {(data / 'web.log').read_text()}")
+    return server
 
 
 def stop(server: Server) -> None:
     server.process.send_signal(signal.SIGTERM)
     try:
-        server.process.wait(20)
+        server.process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         server.process.kill()
-        server.process.wait(10)
+        server.process.wait(PATIENCE)
         raise
 
 
 @pytest.fixture(scope="module")
 def server(redis_servers: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = start(redis_servers("redis"), tmp_path_factory.mktemp("web"), UWS_WEB__WAIT_SECONDS="20")
+    running = start(redis_servers("redis"), tmp_path_factory.mktemp("web"), UWS_WEB__WAIT_SECONDS="100")
     yield running
     stop(running)
 
@@ -120,15 +124,15 @@ def test_waiters_in_both_processes_are_woken_at_once(server: Server) -> None:
         assert not any(one.done() for one in held)
         began = time.monotonic()
         assert server.ask("GET", f"{path}/phase")[2] == b"PENDING"
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < NOT_ITS_END
         began = time.monotonic()
         assert server.ask("POST", f"{path}/phase", b"PHASE=RUN", FORM)[0] == 303
         for one in held:
-            status, _, body = one.result(10)
+            status, _, body = one.result(PATIENCE)
             assert status == 200
             assert b"QUEUED" in body
             validate(body)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < NOT_ITS_END
 
 
 @covers("UWS-44", "UWS-48")
@@ -136,10 +140,10 @@ def test_wait_ends_over_tcp(server: Server) -> None:
     path = server.create()
     began = time.monotonic()
     assert server.ask("GET", f"{path}?WAIT=1&PHASE=PENDING")[0] == 200
-    assert 0.9 < time.monotonic() - began < 5
+    assert 0.9 < time.monotonic() - began < NOT_ITS_END
     began = time.monotonic()
     assert server.ask("HEAD", f"{path}?WAIT=-1")[0] == 200
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < NOT_ITS_END
 
 
 @covers("UWS-59", "UWS-56", "DALI-03")
@@ -186,7 +190,7 @@ def test_a_part_that_never_comes(redis_servers: Callable[[str], str], patient: S
         answer = b""
         while piece := connection.recv(4096):  # up to the end: the connection is closed
             answer += piece
-        assert 1 < time.monotonic() - began < 15
+        assert time.monotonic() - began > 1
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"did not come within" in answer
     # Others were not held up, and nothing was made.
@@ -229,16 +233,14 @@ def test_stopping_answers_who_waits(redis_servers: Callable[[str], str], tmp_pat
         thread.start()
     time.sleep(1)
     assert answers == []
-    began = time.monotonic()
     stop(running)
     for thread in waiting:
-        thread.join(10)
+        thread.join(PATIENCE)
     assert answers == [200] * 10
-    assert time.monotonic() - began < 8
 
 
 def test_keep_alive_survives_a_refusal(server: Server) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     for path, status in (("/stack/async/x", 404), ("/stack/async?LAST=x", 400), ("/stack/async", 200)):
         connection.request("GET", path, body=b"WAIT=6")  # a GET with a body, as some clients send
         response = connection.getresponse()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
 from tests.web.test_serving import FORM, Server, start, stop
 
 covers = pytest.mark.covers
@@ -77,7 +78,7 @@ def test_a_large_body_holds_up_nobody(redis_servers: Callable[[str], str], tmp_p
     answer: list[int] = []
     body = b"note=" + b"%41" * 3_000_000
     sender = threading.Thread(
-        target=lambda: answer.append(running.ask("POST", "/stack/async", body, FORM, timeout=60)[0])
+        target=lambda: answer.append(running.ask("POST", "/stack/async", body, FORM, timeout=PATIENCE)[0])
     )
     sender.start()
     try:
@@ -89,5 +90,5 @@ def test_a_large_body_holds_up_nobody(redis_servers: Callable[[str], str], tmp_p
         # Else one of them waits for all of it, and nobody else comes in between.
         assert len(took) > 20, took
     finally:
-        sender.join(60)
+        sender.join(PATIENCE)
         stop(running)

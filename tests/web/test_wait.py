@@ -11,6 +11,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from tests.jobs import NOW
+from tests.waiting import PATIENCE, until
 from tests.web.world import Client, World, texts
 from uws_server.domain import events
 from uws_server.domain.phase import ACTIVE, Phase
@@ -18,16 +19,19 @@ from uws_server.web.parts import Bounds
 
 covers = pytest.mark.covers
 
+NOT_ITS_END = 50.0
+"""Seconds: what took less did not wait as long as it may, which is 90 s and more."""
+
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    world = World(bounds=Bounds(wait_seconds=20))
+    world = World(bounds=Bounds(wait_seconds=100))
     reader = threading.Thread(target=world.waiting.run)
     reader.start()
     yield world
     world.waiting.stop()
     world.in_phase(Phase.PENDING)  # an event, so that the reader looks up
-    reader.join(10)
+    reader.join(PATIENCE)
     assert not reader.is_alive()
 
 
@@ -39,10 +43,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def parked(world: World, count: int) -> None:
     """Come back once so many wait."""
-    deadline = time.monotonic() + 20
-    while world.waiting.count < count:
-        assert time.monotonic() < deadline, f"{world.waiting.count} of {count} wait"
-        time.sleep(0.005)
+    until(lambda: world.waiting.count >= count, lambda: f"{world.waiting.count} of {count} wait")
 
 
 def waiter(world: World, pool: ThreadPoolExecutor, address: str) -> Future[TestResponse]:
@@ -51,7 +52,7 @@ def waiter(world: World, pool: ThreadPoolExecutor, address: str) -> Future[TestR
 
 
 @covers("UWS-43", "UWS-44", "UWS-46", "UWS-50", "3:wait-events")
-@pytest.mark.parametrize("query", ["WAIT=-1", "WAIT=15", "wait=-1", "WAIT=-1&PHASE=PENDING"])
+@pytest.mark.parametrize("query", ["WAIT=-1", "WAIT=90", "wait=-1", "WAIT=-1&PHASE=PENDING"])
 def test_wait_returns_when_the_phase_changes(world: World, pool: ThreadPoolExecutor, query: str) -> None:
     job = world.in_phase(Phase.PENDING)
     waiting = [waiter(world, pool, f"/stack/async/{job.id}?{query}") for _ in range(20)]
@@ -60,10 +61,10 @@ def test_wait_returns_when_the_phase_changes(world: World, pool: ThreadPoolExecu
     began = time.monotonic()
     world.apply(job.id, events.RunRequested("local", 1000, 0, NOW))
     for one in waiting:
-        response = one.result(5)
+        response = one.result(PATIENCE)
         assert response.status_code == 200
         assert b"<uws:phase>QUEUED<" in response.data
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < NOT_ITS_END
     assert world.waiting.count == 0
 
 
@@ -72,7 +73,7 @@ def test_wait_returns_at_its_end(world: World) -> None:
     job = world.in_phase(Phase.QUEUED)
     began = time.monotonic()
     root = world.client().xml(f"/stack/async/{job.id}?WAIT=1")
-    assert 0.9 < time.monotonic() - began < 5
+    assert 0.9 < time.monotonic() - began < NOT_ITS_END
     assert list(texts(root, "phase")) == ["QUEUED"]
 
 
@@ -88,7 +89,7 @@ def test_when_wait_does_not_block(world: World, phase: Phase) -> None:
     for query in queries:
         assert client.get(f"/stack/async/{job.id}?{query}").status_code == 200
     assert client.head(f"/stack/async/{job.id}?WAIT=-1").status_code == 200
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < NOT_ITS_END
 
 
 @covers("UWS-43")
@@ -98,7 +99,7 @@ def test_nothing_but_the_job_blocks(world: World) -> None:
     for sub in ("/phase", "/results", "/parameters", "/owner", "/quote"):
         assert world.client().get(f"/stack/async/{job.id}{sub}?WAIT=-1").status_code == 200
     assert world.client().get("/stack/async?WAIT=-1").status_code == 200
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < NOT_ITS_END
 
 
 @covers("UWS-48", "UWS-46")
@@ -108,7 +109,7 @@ def test_wait_is_capped_by_the_settings() -> None:
     began = time.monotonic()
     for query in ("WAIT=-1", "WAIT=3600"):
         assert world.client().get(f"/stack/async/{job.id}?{query}").status_code == 200
-    assert 0.5 < time.monotonic() - began < 5
+    assert 0.5 < time.monotonic() - began < NOT_ITS_END
 
 
 @covers("UWS-49", "3:bad-control")
@@ -138,9 +139,9 @@ def test_above_the_cap_on_waiters_the_answer_is_early(world: World, pool: Thread
     parked(world, 3)
     began = time.monotonic()
     assert world.client().get(f"/stack/async/{job.id}?WAIT=-1").status_code == 200
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < NOT_ITS_END
     world.apply(job.id, events.AbortRequested())
-    assert [b"ABORTED" in one.result(5).data for one in held] == [True] * 3
+    assert [b"ABORTED" in one.result(PATIENCE).data for one in held] == [True] * 3
 
 
 @covers("UWS-68")
@@ -150,7 +151,7 @@ def test_who_waits_for_a_deleted_job_gets_404(world: World, pool: ThreadPoolExec
     parked(world, 1)
     client: Client = world.client()
     assert client.delete(f"/stack/async/{job.id}").status_code == 303
-    assert held.result(5).status_code == 404
+    assert held.result(PATIENCE).status_code == 404
 
 
 def test_a_server_that_stops_answers_everybody(world: World, pool: ThreadPoolExecutor) -> None:
@@ -158,4 +159,4 @@ def test_a_server_that_stops_answers_everybody(world: World, pool: ThreadPoolExe
     held = [waiter(world, pool, f"/stack/async/{job.id}?WAIT=-1") for _ in range(5)]
     parked(world, 5)
     world.waiting.stop()
-    assert [one.result(5).status_code for one in held] == [200] * 5
+    assert [one.result(PATIENCE).status_code for one in held] == [200] * 5
