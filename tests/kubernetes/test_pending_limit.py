@@ -15,7 +15,8 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.layout import REGISTRY
 from tests.kubernetes.site import Site
 from tests.kubernetes.sources import Sources
-from tests.up_process import running_up, until
+from tests.up_process import running_up
+from tests.waiting import until
 
 pytestmark = pytest.mark.covers("4:pending-limit")
 
@@ -58,7 +59,7 @@ def test_what_no_node_could_ever_have_fails_also_when_the_watcher_dies_meanwhile
     site.reason(job, "waiting for a node:")
     watcher = site.up.roles()["watch"]
     os.kill(watcher, signal.SIGKILL)
-    until(lambda: site.up.roles().get("watch", watcher) != watcher, what="another watcher")
+    until(lambda: site.up.roles().get("watch", watcher) != watcher, "another watcher")
     failed(site, job, "Insufficient cpu")
 
 
