@@ -18,6 +18,7 @@ from tests.integration.agent_door import serving
 from tests.local_site import modes
 from tests.up_jobs import UpJobs, notebook
 from tests.up_process import running_up
+from tests.waiting import until
 
 pytestmark = pytest.mark.serial
 
@@ -57,7 +58,7 @@ def jobs(server: UpJobs, bystander: str) -> Iterator[UpJobs]:
     """The server, which is in order before and after."""
     said = len(server.up.said())
     yield server
-    assert server.up.healthy()
+    until(server.up.healthy, "health")
     assert server.look(bystander)["phase"] == "EXECUTING"
     assert "Traceback" not in server.up.said()[said:]
 
@@ -198,7 +199,7 @@ def test_a_fork_bomb(jobs: UpJobs, service: str) -> None:
     slowest = 0.0
     while jobs.look(job)["phase"] == "EXECUTING":
         began = time.monotonic()
-        assert jobs.ask("/readyz").status == 200
+        assert jobs.ask("/healthz").status == 200
         slowest = max(slowest, time.monotonic() - began)
     assert slowest < 30
     found = jobs.reach(job, "ABORTED", "ERROR")

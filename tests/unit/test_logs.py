@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.redis_servers import PROGRAMS
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.covers("4:logs")
 ROOT = Path(__file__).parents[2]
@@ -86,7 +87,7 @@ def test_a_request_of_the_operator_that_fails_is_a_line_too() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-c", OPERATOR, str(port)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     (line,) = [json.loads(line) for line in done.stderr.splitlines()]
     assert line["message"] == "a request at the operator's port was not answered"
     assert "TypeError" in line["error"]
@@ -100,7 +101,7 @@ def test_a_sentence_at_the_start_is_a_line_like_all_others(
     url = redis_servers(min(PROGRAMS))
     file.write_text(f"data: /dev/null/x\nredis: {{url: '{url}'}}\nlog: {{format: json}}\n")
     command = [sys.executable, "-m", "uws_server.cli", "reconcile", "--config", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     (line,) = [json.loads(line) for line in done.stderr.splitlines()]
     assert (done.returncode, line["level"]) == (78, "critical")
     assert " cannot be made or written: " in line["message"]

@@ -84,7 +84,7 @@ def test_a_large_body_holds_up_nobody(redis_servers: Callable[[str], str], tmp_p
     try:
         while sender.is_alive():
             began = time.monotonic()
-            assert running.ask("GET", "/readyz")[0] == 200
+            assert running.ask("GET", "/healthz")[0] == 200
             took.append(time.monotonic() - began)
         assert answer == [413]
         # Else one of them waits for all of it, and nobody else comes in between.
