@@ -117,6 +117,7 @@ POINTS: dict[str, Point] = {
     "after manifest": Point("after", f"{_OBJECTS}.put", _key("/manifest.json")),
     "before result": Point("before", f"{_OBJECTS}.put", _key("/results/")),
     "after result": Point("after", f"{_OBJECTS}.put", _key("/results/")),
+    "before taken": Point("before", _APPLY, _events("Launched", "Started")),  # whichever is seen first
     "before started": Point("before", _APPLY, _events("Started")),
     "after started": Point("after", _APPLY, _events("Started")),
     "before succeeded": Point("before", _APPLY, _events("Succeeded")),

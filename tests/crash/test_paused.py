@@ -56,7 +56,7 @@ def test_a_job_aborted_when_its_claim_had_lapsed_is_not_started(machine: Machine
 def test_what_runs_although_it_was_aborted_while_it_waited_is_stopped(machine: Machine) -> None:
     """The worker died after it had started the job, and the watcher did not see it in time."""
     machine.gate.shut()
-    machine.replace("watch", "before started", "pause")
+    machine.replace("watch", "before taken", "pause")
     machine.replace("start", "after start", "pause")
     job_id = machine.submit()
     machine.running(job_id)

@@ -36,7 +36,7 @@ links = Links({secret!r})
 app = Flask("storage")
 app.config["MAX_CONTENT_LENGTH"] = 1000  # the application's own limit is for forms
 store = FileStore(Path({root!r}), links, beside_greenlets)
-app.register_blueprint(storage_blueprint(store, links, patience=3))
+app.register_blueprint(storage_blueprint(store, links, patience=10))
 """
 
 
