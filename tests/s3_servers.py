@@ -23,7 +23,7 @@ import pytest
 
 from tests.cluster.programs import CACHE, find_go, locked
 from tests.waiting import PATIENCE, until
-from uws_server.storage.s3 import Bucket
+from uws_server.storage.s3_bucket import Bucket
 from uws_server.storage.sigv4 import Key, presigned
 
 _VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"

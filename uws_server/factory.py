@@ -124,7 +124,7 @@ class Services:
 
         set_ = self.settings.objects
         links = self.links if self._signs else None
-        cloud = Cloud(set_.endpoint, set_.public_endpoint, set_.region, set_.credentials_file)
+        cloud = Cloud(set_.endpoint, set_.public_endpoint, set_.region, set_.credentials_file, int(set_.part))
         try:
             return CountedObjects(open_store(self.settings.objects_url, links, self.aside, cloud))
         except ValueError as error:

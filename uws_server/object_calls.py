@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
 
 from uws_server.metrics import OBJECT_CALL, timed
-from uws_server.storage.base import Exists, NotStored, ObjectStore, StorageUnavailable, Stored, TooLong
+from uws_server.storage.base import (
+    Exists,
+    NotStored,
+    ObjectStore,
+    Part,
+    StorageUnavailable,
+    Stored,
+    TooLong,
+    Uploads,
+)
 
 _OUTCOMES: dict[type[Exception], str] = {
     NotStored: "absent",
@@ -26,6 +35,7 @@ class CountedObjects:
 
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
+        self.uploads = None if objects.uploads is None else CountedUploads(objects.uploads)
 
     def put(
         self, key: str, content: bytes | Iterable[bytes], limit: int | None = None, *, create: bool = False
@@ -70,3 +80,33 @@ class CountedObjects:
     ) -> str:
         """See `ObjectStore.sign`, which calls nobody."""
         return self._objects.sign(method, key, seconds, limit, public=public, media_type=media_type)
+
+
+class CountedUploads:
+    """See `Uploads`."""
+
+    def __init__(self, uploads: Uploads) -> None:
+        self._uploads = uploads
+
+    def part_bytes(self, size: int) -> int:
+        """See `Uploads.part_bytes`, which calls nobody."""
+        return self._uploads.part_bytes(size)
+
+    def begin(self, key: str) -> str:
+        """See `Uploads.begin`."""
+        with _counted("begin_parts"):
+            return self._uploads.begin(key)
+
+    def parts(self, key: str, upload: str) -> list[Part]:
+        """See `Uploads.parts`."""
+        with _counted("list_parts"):
+            return self._uploads.parts(key, upload)
+
+    def sign(self, key: str, upload: str, number: int, seconds: int, size: int) -> str:
+        """See `Uploads.sign`, which calls nobody."""
+        return self._uploads.sign(key, upload, number, seconds, size)
+
+    def complete(self, key: str, upload: str, parts: Sequence[Part]) -> None:
+        """See `Uploads.complete`."""
+        with _counted("complete_parts"):
+            self._uploads.complete(key, upload, parts)

@@ -23,6 +23,7 @@ from pydantic import (
 
 from uws_server.listening import bracketed, reached
 from uws_server.secret_file import made_secret, read_secret
+from uws_server.storage.s3_bucket import PART_BYTES
 
 _HTTP_URL = r"^(https?://[^/\s]+[^\s]*)?$"
 
@@ -130,6 +131,13 @@ class Objects(_Section):
         description="S3: a file with the access key, `aws_access_key_id` and `aws_secret_access_key` in a "
         "section `[default]`. Empty: the environment's `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, else "
         "the role of the pod or machine.",
+    )
+    part: ByteSize = Field(
+        default=ByteSize(PART_BYTES),
+        ge=5 * 1024**2,
+        le=5 * 1024**3,
+        description="S3: bytes of a part. A longer result is stored in parts: of this size, or larger where "
+        "10,000 of them do not hold it.",
     )
 
     @field_validator("url")

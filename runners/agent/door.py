@@ -19,18 +19,24 @@ from runners.agent.connections import Answer, Broken, Connections, Unverified
 from runners.agent.deadline import Deadline, backoff
 from uws_server.domain.wire import (
     BEGIN,
+    COMPLETE,
     LINKS,
     MANIFEST,
     MESSAGE_BYTES,
+    PARTS,
     PROGRESS,
     SPEC_BYTES,
     STARTED,
     Link,
+    PartLink,
+    Upload,
     Wanted,
+    WantedParts,
 )
 
 _CONNECT = 5.0  # s
 _ANSWER = 30.0  # s
+_PUTTING_TOGETHER = 600.0  # s; a store that keeps objects in files copies all the parts
 _LONGEST_RETRY_AFTER = 60.0  # s
 _EXPIRED_LINKS = 3
 _SENTENCE = 300  # bytes
@@ -64,7 +70,34 @@ class Door:
         """Buy links, at most `wire.MOST_LINKS`, in the order asked for."""
         message = {"objects": [asdict(one) for one in wanted]}
         links = json.loads(self._persist(lambda: self._post(LINKS, message)))["links"]
-        return [Link(urljoin(self._base, link["url"]), link["headers"]) for link in links]
+        return [
+            Link(urljoin(self._base, link["url"]), link["headers"], link.get("parts", False))
+            for link in links
+        ]
+
+    def parts(self, wanted: WantedParts) -> Upload:
+        """Begin to store an object in parts, or go on with it: links to the next parts that are missing."""
+        given = json.loads(self._persist(lambda: self._post(PARTS, asdict(wanted))))
+        return Upload(given["upload"], [PartLink(**link) for link in given["missing"]])
+
+    def put_part(self, link: PartLink, content: Iterable[bytes]) -> str:
+        """Store one part, once: empty, or why it is not there, which may be over by the next try.
+
+        That needs new links: a store says in many ways that one has expired, or its upload ended.
+        """
+        headers = {"Content-Length": str(link.size)}
+        try:
+            answer = self._ask("PUT", link.url, headers, content)
+            answer.text(_SENTENCE)
+        except Broken as error:
+            return f"could not be reached ({error})"
+        except Unverified:
+            return "could not be reached (its certificate could not be verified)"
+        return "" if answer.status < 300 else f"answered {answer.status}"
+
+    def complete(self, wanted: WantedParts) -> None:
+        """Have an object put together of its parts."""
+        self._persist(lambda: self._post(COMPLETE, asdict(wanted), silence=_PUTTING_TOGETHER))
 
     def begin(self, place: str) -> str:
         """Ask to begin the attempt in this place, such as a pod: its run spec as JSON."""
@@ -128,19 +161,24 @@ class Door:
             "GET", link.url, {**headers, **link.headers}, connect=_CONNECT, silence=silence
         )
 
-    def _post(self, path: str, message: dict[str, Any]) -> Answer:
+    def _post(self, path: str, message: dict[str, Any], silence: float = _ANSWER) -> Answer:
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
-        answer = self._ask("POST", self._base + path, headers, json.dumps(message).encode())
+        answer = self._ask("POST", self._base + path, headers, json.dumps(message).encode(), silence)
         if answer.status in {403, 404} and answer.own:
             raise Fenced(_sentence(answer))
         return answer
 
     def _ask(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | Iterable[bytes]
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | Iterable[bytes],
+        silence: float = _ANSWER,
     ) -> Answer:
         left = self._deadline.left()
         return self._connections.ask(
-            method, url, headers, body, connect=min(_CONNECT, left), silence=min(_ANSWER, left)
+            method, url, headers, body, connect=min(_CONNECT, left), silence=min(silence, left)
         )
 
     def _persist(

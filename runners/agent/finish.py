@@ -14,6 +14,7 @@ from runners.agent.at_once import at_once
 from runners.agent.attempt_dir import AttemptDir
 from runners.agent.deadline import Deadline, DeadlinePassed
 from runners.agent.door import Door, Refused
+from runners.agent.in_parts import InParts
 from runners.agent.logs import Logs
 from runners.agent.memory import Memory
 from runners.agent.stage_out import Changed, Harvest, Reading, Result, harvest
@@ -38,7 +39,8 @@ class Finish:
         self._deadline = deadline
         # After a SIGTERM, some of the time is kept back for the manifest.
         kept_back = min(2.0, 0.2 * attempt.spec.limits.grace)
-        self._door = Door(attempt.access, deadline.less(kept_back))
+        self._storing = deadline.less(kept_back)
+        self._door = Door(attempt.access, self._storing)
         self._lock = threading.Lock()
         self._saved = time.monotonic()
 
@@ -128,13 +130,29 @@ class Finish:
             os.close(root)
         try:
             wanted = _wanted(result, file.size)
-            self._door.put(wanted, file.chunks, result.media_type, link if file.size == result.size else None)
+            if link is None or file.size != result.size:
+                link = self._door.links([wanted])[0]
+            if link.parts:
+                self._in_parts(wanted.name, file).store(wanted.name, file)
+            else:
+                self._door.put(wanted, file.chunks, result.media_type, link)
             self._remember(wanted.name, result, file)
         except Refused as error:
             return f"{where}: {error}"
         finally:
             file.close()
         return ""
+
+    def _in_parts(self, name: str, file: Reading) -> InParts:
+        upload, state = self._memory.uploads.get(name, ("", []))
+        noted = upload if state == file.state else ""
+
+        def note(begun: str) -> None:
+            with self._lock:
+                self._memory.uploads[name] = begun, file.state
+                self._memory.save(self._attempt)
+
+        return InParts(self._door, self._storing, self._attempt.access.patience_seconds, noted, note)
 
     def _remember(self, name: str, result: Result, file: Reading) -> None:
         entry = {
@@ -146,6 +164,7 @@ class Finish:
         }
         with self._lock:
             self._memory.results[name] = entry
+            self._memory.uploads.pop(name, None)
             if time.monotonic() - self._saved > _SAVE_EVERY:
                 self._memory.save(self._attempt)
                 self._saved = time.monotonic()
@@ -187,7 +206,7 @@ def user_error(text: bytes) -> dict[str, str] | None:
 
 
 def _wanted(result: Result, size: int) -> Wanted:
-    return Wanted("PUT", result_name(result.path), size)
+    return Wanted("PUT", result_name(result.path), size, parts=True)
 
 
 def _batches(results: list[Result]) -> Iterator[list[Result]]:

@@ -16,10 +16,13 @@ class Memory:
     ``logs``: per stream the offset up to which it is stored, and the size of the segment that was
     begun there, 0 for none. A segment that was begun is sent again with the same size, so that
     what a name stands for never changes. ``results``: object name to the manifest's entry.
+    ``uploads``: object name to the upload in parts that was begun for it, and the `Reading.state` of
+    the file that its parts are of.
     """
 
     logs: dict[str, tuple[int, int]] = field(default_factory=lambda: dict.fromkeys(STREAMS, (0, 0)))
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    uploads: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
     done: bool = False
 
     @classmethod
@@ -29,10 +32,12 @@ class Memory:
         if data is None:
             return cls()
         logs = {stream: (mark[0], mark[1]) for stream, mark in data["logs"].items()}
-        return cls(logs, data["results"], data["done"])
+        uploads = {name: (upload, state) for name, (upload, state) in data.get("uploads", {}).items()}
+        return cls(logs, data["results"], uploads, data["done"])
 
     def save(self, attempt: AttemptDir) -> None:
         """Write it down."""
         attempt.write_json(
-            "agent-state.json", {"logs": self.logs, "results": self.results, "done": self.done}
+            "agent-state.json",
+            {"logs": self.logs, "results": self.results, "uploads": self.uploads, "done": self.done},
         )

@@ -163,7 +163,7 @@ def media_type(path: str) -> str:
 
 
 class Reading:
-    """One chosen file, read once from the start for each time it is sent.
+    """One chosen file, read from the start for each time it is sent, or part by part.
 
     ``sha256`` is of the bytes that were given out last.
     """
@@ -180,6 +180,12 @@ class Reading:
         self._before = os.fstat(self._file)
         self.size = self._before.st_size
         self._hash = hashlib.sha256()
+        self._hashed = 0
+
+    @property
+    def state(self) -> list[int]:
+        """What changes when somebody writes to the file, or puts another one in its place."""
+        return [self._before.st_ino, self._before.st_size, self._before.st_mtime_ns]
 
     def chunks(self) -> Iterator[bytes]:
         """Exactly ``size`` bytes, as they were together at one time.
@@ -189,17 +195,36 @@ class Reading:
 
         :raises Changed: somebody has, or there are fewer by now.
         """
-        self._hash = hashlib.sha256()
-        at = 0
-        while at < self.size:
-            chunk = os.pread(self._file, min(_CHUNK, self.size - at), at)
+        self._hash, self._hashed = hashlib.sha256(), 0
+        return self.part(0, self.size)
+
+    def part(self, start: int, size: int) -> Iterator[bytes]:
+        """So many bytes from ``start`` on; with the last ones of the file it is as with `chunks`.
+
+        :raises Changed: see `chunks`.
+        """
+        at, end = start, start + size
+        whole = self._hash.copy() if start == self._hashed else None
+        while at < end:
+            chunk = os.pread(self._file, min(_CHUNK, end - at), at)
             if not chunk:
                 raise Changed("it became shorter while it was read")
             at += len(chunk)
-            self._hash.update(chunk)
+            if whole is not None:
+                whole.update(chunk)
             if at == self.size and self.touched():
                 raise Changed("it is still being written to")
+            if at == end and whole is not None:
+                self._hash, self._hashed = whole, end
             yield chunk
+
+    def hash_up_to(self, end: int) -> None:
+        """Read on to ``end`` for the checksum alone, where that was stored before.
+
+        :raises Changed: see `chunks`.
+        """
+        for _ in self.part(self._hashed, max(0, end - self._hashed)):
+            pass
 
     def sha256(self) -> str:
         """Of what was sent."""

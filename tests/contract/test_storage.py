@@ -7,6 +7,8 @@ import resource
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,12 +20,24 @@ import pytest
 
 from tests.s3_servers import SERVERS, S3Server
 from tests.waiting import PATIENCE
-from uws_server.storage.base import Exists, NotStored, ObjectStore, StorageUnavailable, TooLong
+from uws_server.storage.base import (
+    Exists,
+    NotStored,
+    ObjectStore,
+    Part,
+    StorageUnavailable,
+    TooLong,
+    Uploads,
+)
 from uws_server.storage.file import FileStore
 from uws_server.storage.links import BadLink, Links
 from uws_server.storage.memory import MemoryStore
 from uws_server.storage.open import open_store
 from uws_server.storage.s3 import S3Store
+from uws_server.storage.s3_bucket import Bucket
+from uws_server.storage.s3_requests import ask
+from uws_server.storage.s3_uploads import S3Uploads
+from uws_server.storage.sigv4 import Key
 
 pytestmark = pytest.mark.covers("3:contract-storage")
 
@@ -405,6 +419,153 @@ def test_weak_secrets_are_refused() -> None:
 def test_unknown_urls(links: Links, url: str) -> None:
     with pytest.raises(ValueError, match="file:///"):
         open_store(url, links)
+
+
+# Objects in parts, where the store has that -------------------------------------------------------
+
+PART = 5 * 1024**2  # the least that S3 takes of any part but the last
+LARGE = bytes(range(256)) * (12 * 1024**2 // 256)
+
+
+@pytest.fixture(params=sorted(SERVERS))
+def server(request: pytest.FixtureRequest, s3_servers: Callable[[str], S3Server]) -> S3Server:
+    return s3_servers(request.param)
+
+
+@pytest.fixture
+def bucket(server: S3Server) -> Bucket:
+    return server.bucket("of/ours")
+
+
+@pytest.fixture
+def parted(bucket: Bucket) -> S3Store:
+    return S3Store(bucket, part_bytes=PART)
+
+
+@pytest.fixture
+def uploads(parted: S3Store) -> Uploads:
+    assert parted.uploads is not None
+    return parted.uploads
+
+
+def put(link: str, body: bytes) -> int:
+    """The status of the answer."""
+    request = urllib.request.Request(link, body, {"Content-Type": "text/plain"}, method="PUT")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code
+
+
+def put_part(uploads: Uploads, key: str, upload: str, number: int) -> None:
+    part = LARGE[(number - 1) * PART : number * PART]
+    assert put(uploads.sign(key, upload, number, 60, len(part)), part) == 200
+
+
+def unfinished(bucket: Bucket) -> list[str]:
+    """The paths of the uploads in the bucket that have begun and not ended."""
+    assert bucket.key is not None
+    answer = ask(bucket, bucket.key, "GET", "", {"uploads": ""}, silence=20)
+    return [str(one.findtext("{*}Key")) for one in answer.iterfind("{*}Upload")]
+
+
+@pytest.mark.covers("4:object-store-parts")
+def test_a_store_without_parts_says_so(linked: ObjectStore) -> None:
+    assert linked.uploads is None
+
+
+@pytest.mark.covers("4:object-store-parts")
+def test_parts_become_the_object_when_all_is_there(parted: S3Store, uploads: Uploads, bucket: Bucket) -> None:
+    key = "jobs/a/1/results/x ü+&%.bin"
+    upload = uploads.begin(key)
+    assert uploads.parts(key, upload) == []
+    for number in (3, 1, 2):  # in any order
+        put_part(uploads, key, upload, number)
+    put_part(uploads, key, upload, 1)  # and again
+    assert keys(parted, "") == []
+    there = uploads.parts(key, upload)
+    assert [(part.number, part.size) for part in there] == [(1, PART), (2, PART), (3, len(LARGE) - 2 * PART)]
+    uploads.complete(key, upload, there)
+    assert content(parted, key) == LARGE
+    assert parted.head(key).size == len(LARGE)
+    assert unfinished(bucket) == []
+
+
+@pytest.mark.covers("4:object-store-parts")
+def test_a_link_to_a_part_permits_that_part_alone(uploads: Uploads) -> None:
+    upload = uploads.begin("a/b")
+    link = uploads.sign("a/b", upload, 1, 60, 5)
+    for wrong in (b"four", b"longer", b""):
+        assert put(link, wrong) == 403
+    assert put(link.replace("partNumber=1", "partNumber=2"), b"right") == 403
+    assert put(link.replace("/a/b?", "/a/c?"), b"right") == 403
+    assert put(uploads.sign("a/b", upload, 1, -1, 5), b"right") in {400, 403}
+    assert uploads.parts("a/b", upload) == []
+    assert put(link, b"right") == 200
+    assert [part.number for part in uploads.parts("a/b", upload)] == [1]
+
+
+@pytest.mark.covers("4:object-store-parts")
+def test_parts_replace_no_object(parted: S3Store, uploads: Uploads) -> None:
+    upload = uploads.begin("a/b")
+    for number in (1, 2, 3):
+        put_part(uploads, "a/b", upload, number)
+    there = uploads.parts("a/b", upload)
+    parted.put("a/b", b"before")
+    with pytest.raises(Exists):
+        uploads.complete("a/b", upload, there)
+    assert content(parted, "a/b") == b"before"
+    parted.delete("a/b")
+    upload = uploads.begin("a/b")
+    for number in (1, 2, 3):
+        put_part(uploads, "a/b", upload, number)
+    there = uploads.parts("a/b", upload)
+    uploads.complete("a/b", upload, there)
+    with suppress(Exists, NotStored):  # said again, as after a lost reply
+        uploads.complete("a/b", upload, there)
+    assert content(parted, "a/b") == LARGE
+
+
+@pytest.mark.covers("4:object-store-parts")
+def test_one_upload_of_a_key_is_unfinished(uploads: Uploads, bucket: Bucket) -> None:
+    other = uploads.begin("a/bc")
+    first = uploads.begin("a/b")
+    put_part(uploads, "a/b", first, 1)
+    second = uploads.begin("a/b")
+    assert uploads.parts("a/b", second) == []
+    for upload in (first, other, "none", "../a&b<"):  # ended, of another key, never begun
+        with pytest.raises(NotStored):
+            uploads.parts("a/b", upload)
+        with pytest.raises(NotStored):
+            uploads.complete("a/b", upload, [Part(1, PART, "0" * 32)])
+    assert sorted(unfinished(bucket)) == ["of/ours/a/b", "of/ours/a/bc"]
+
+
+@pytest.mark.covers("4:object-store-parts")
+def test_delete_ends_unfinished_uploads(parted: S3Store, uploads: Uploads, bucket: Bucket) -> None:
+    for key in ("jobs/a/1/results/x", "jobs/a/2/results/x ü", "jobs/ab/1/results/x", "jobs/a-b"):
+        put_part(uploads, key, uploads.begin(key), 1)
+    parted.put("jobs/a/1/results/y", b"1")
+    parted.delete("jobs/a")
+    assert sorted(unfinished(bucket)) == ["of/ours/jobs/a-b", "of/ours/jobs/ab/1/results/x"]
+    parted.delete("jobs/a-b")
+    assert unfinished(bucket) == ["of/ours/jobs/ab/1/results/x"]
+    assert keys(parted, "") == []
+
+
+@pytest.mark.covers("4:object-store-parts")
+def test_no_more_parts_than_s3_takes() -> None:
+    uploads = S3Uploads(Bucket("b", key=Key("id", "secret")), Key("id", "secret"), PART)
+    for size in (0, PART, 12 * 1024**2, 10_000 * PART):
+        assert uploads.part_bytes(size) == PART
+    for size in (10_000 * PART + 1, 1024**4, 10_000 * 5 * 1024**3):
+        part = uploads.part_bytes(size)
+        assert PART < part <= 5 * 1024**3
+        assert -(-size // part) <= 10_000
+    with pytest.raises(TooLong, match="more than S3 takes"):
+        uploads.part_bytes(10_000 * 5 * 1024**3 + 1)
 
 
 # The file store alone -----------------------------------------------------------------------------

@@ -23,7 +23,8 @@ from tests.s3_servers import SERVERS, S3Server
 from tests.waiting import PATIENCE, until
 from uws_server.storage import s3
 from uws_server.storage.base import NotStored, StorageUnavailable, TooLong
-from uws_server.storage.s3 import Bucket, S3Store
+from uws_server.storage.s3 import S3Store
+from uws_server.storage.s3_bucket import Bucket
 from uws_server.storage.sigv4 import Key
 
 SECRET = "not-to-be-seen-anywhere"
@@ -160,7 +161,8 @@ def test_large_objects_go_in_parts_with_bounded_memory(bucket: Bucket) -> None:
     assert bucket.key is not None
     script = f"""
 import resource
-from uws_server.storage.s3 import Bucket, S3Store
+from uws_server.storage.s3 import S3Store
+from uws_server.storage.s3_bucket import Bucket
 from uws_server.storage.sigv4 import Key
 key = Key({bucket.key.id!r}, {bucket.key.secret!r})
 store = S3Store(Bucket({bucket.name!r}, endpoint={bucket.endpoint!r}, key=key))
@@ -223,7 +225,8 @@ def test_what_is_wrong_is_said_and_never_taken_for_a_missing_object(
 def test_a_clock_that_is_wrong_is_named(bucket: Bucket) -> None:
     assert bucket.key is not None
     script = f"""
-from uws_server.storage.s3 import Bucket, S3Store
+from uws_server.storage.s3 import S3Store
+from uws_server.storage.s3_bucket import Bucket
 from uws_server.storage.sigv4 import Key
 key = Key({bucket.key.id!r}, {bucket.key.secret!r})
 S3Store(Bucket({bucket.name!r}, endpoint={bucket.endpoint!r}, key=key)).put("a", b"")

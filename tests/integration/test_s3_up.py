@@ -14,7 +14,8 @@ from tests.s3_servers import S3Server
 from tests.up_jobs import UpJobs, notebook
 from tests.up_process import running_up
 from tests.waiting import PATIENCE, until
-from uws_server.storage.s3 import Bucket, S3Store
+from uws_server.storage.s3 import S3Store
+from uws_server.storage.s3_bucket import Bucket
 
 LARGE = 3 * 1024**2
 CELLS = f"""

@@ -11,8 +11,8 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from uws_server.domain.errors import (
@@ -27,8 +27,9 @@ from uws_server.domain.events import Started
 from uws_server.domain.instants import Instant
 from uws_server.domain.job import Job, Workload
 from uws_server.domain.runspec import AttemptLimits, RunSpec
-from uws_server.domain.wire import MOST_LINKS, Link, Wanted
+from uws_server.domain.wire import MOST_LINKS, Link, Upload, Wanted, WantedParts
 from uws_server.service.changes import Changes
+from uws_server.service.in_parts import InParts
 from uws_server.service.manifest import MANIFEST, RESULT_NAME, read_manifest
 from uws_server.service.uploads import parameter_key
 from uws_server.storage.base import Exists, NotStored, ObjectStore, TooLong
@@ -129,6 +130,39 @@ class Door:
             self._count(job, attempt, puts)
         return links
 
+    def parts(self, token: str, wanted: WantedParts) -> Upload:
+        """Begin to store a large object in parts, or go on with it.
+
+        :raises TooLarge: it is larger than the server takes, or than the job may still store.
+        :raises Conflict: other content is stored under its name.
+        """
+        key = self._large(token, wanted)
+        with _fit(wanted.name):
+            return self._steps(wanted).go_on(key, wanted)
+
+    def complete(self, token: str, wanted: WantedParts) -> None:
+        """Put the parts of a large object together; it may have been done before.
+
+        :raises Conflict: parts are missing, or other content is stored under its name.
+        """
+        key = self._large(token, wanted)
+        with _fit(wanted.name):
+            self._steps(wanted).complete(key, wanted)
+
+    def _large(self, token: str, wanted: WantedParts) -> str:
+        """The key of what an attempt may store in parts."""
+        job, attempt = self._attempt(token)
+        one = Wanted("PUT", wanted.name, wanted.size)
+        key = self._key(job, attempt, one)
+        self._count(job, attempt, [one])
+        return key
+
+    def _steps(self, wanted: WantedParts) -> InParts:
+        uploads = self._objects.uploads
+        if uploads is None or wanted.size <= uploads.part_bytes(wanted.size):
+            raise BadRequest(f"{wanted.name[:80]!r} is not to be stored in parts")
+        return InParts(self._objects, uploads, _link_seconds)
+
     def _count(self, job: Job, attempt: int, puts: Sequence[Wanted]) -> None:
         limits = self._limits(job)
         quota = Quota(limits.output_bytes, limits.output_files, limits.log_bytes + _MARK)
@@ -153,22 +187,22 @@ class Door:
             if kind != "parameters" or found is None:
                 raise BadRequest(f"the job has no upload {wanted.name[:80]!r}")
             return Link(self._objects.sign("GET", parameter_key(job.id, found), LONGEST_LINK))
+        key = self._key(job, attempt, wanted)
+        with _fit(wanted.name):
+            uploads = self._objects.uploads
+            if wanted.parts and uploads is not None and wanted.size > uploads.part_bytes(wanted.size):
+                return Link("", parts=True)
+            return Link(self._objects.sign("PUT", key, _link_seconds(wanted.size), wanted.size))
+
+    def _key(self, job: Job, attempt: int, wanted: Wanted) -> str:
+        """Where the attempt may store this."""
         if _NAME.fullmatch(wanted.name) is None:
             raise BadRequest(f"{wanted.name[:80]!r} is no name for what an attempt may store")
         if wanted.size < 0:
             raise BadRequest(f"{wanted.size} is no number of bytes")
         if wanted.size > self._most_bytes:
             raise TooLarge(f"{wanted.name[:80]!r} of {wanted.size} bytes is more than {self._most_bytes}")
-        seconds = min(_LINK_SECONDS + wanted.size // _SLOWEST, LONGEST_LINK)
-        key = f"{job.prefix}/{attempt}/{wanted.name}"
-        try:
-            return Link(self._objects.sign("PUT", key, seconds, wanted.size))
-        except TooLong as error:
-            raise TooLarge(f"{wanted.name[:80]!r}: {error}") from None
-        except ValueError as error:
-            raise BadRequest(
-                f"{wanted.name[:80]!r} is no name for what an attempt may store: {error}"
-            ) from None
+        return f"{job.prefix}/{attempt}/{wanted.name}"
 
     def progress(self, token: str, done: int, of: int) -> None:
         """Note how far the attempt is."""
@@ -215,6 +249,22 @@ class Door:
     def _must_be(self, text: bytes, key: str) -> None:
         if b"".join(self._objects.read(key)) != text:
             raise Conflict("another manifest of this attempt was handed in before")
+
+
+def _link_seconds(size: int) -> int:
+    """How long a link may take to be used for so many bytes."""
+    return min(_LINK_SECONDS + size // _SLOWEST, LONGEST_LINK)
+
+
+@contextmanager
+def _fit(name: str) -> Iterator[None]:
+    """What the object store says of a key and a size, in the door's words."""
+    try:
+        yield
+    except TooLong as error:
+        raise TooLarge(f"{name[:80]!r}: {error}") from None
+    except ValueError as error:
+        raise BadRequest(f"{name[:80]!r} is no name for what an attempt may store: {error}") from None
 
 
 def _planned(wanted: Wanted) -> Planned:

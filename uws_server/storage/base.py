@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -45,6 +45,51 @@ class Stored:
     etag: str
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of an unfinished upload as the store has it: ``number`` from 1, ``size`` in bytes."""
+
+    number: int
+    size: int
+    etag: str
+
+
+class Uploads(Protocol):
+    """Objects that are stored part by part, by links, and are there when all of it was put together.
+
+    Parts can come in any order, at once and again; the last one that came under a number counts. Every part
+    but the last has the same size. Keys as in `ObjectStore`; every call but `part_bytes` and `sign` may raise
+    `StorageUnavailable`.
+    """
+
+    def part_bytes(self, size: int) -> int:
+        """Bytes of a part of an object of ``size``. What is not longer than one part goes by a single PUT.
+
+        :raises TooLong: no parts hold so much.
+        """
+
+    def begin(self, key: str) -> str:
+        """Begin an upload: its id. Any other unfinished one of the same key ends, so that none is left."""
+
+    def parts(self, key: str, upload: str) -> list[Part]:
+        """The parts that are there, by number.
+
+        :raises NotStored: there is no such unfinished upload. Some stores show a finished one still.
+        """
+
+    def sign(self, key: str, upload: str, number: int, seconds: int, size: int) -> str:
+        """A URL that permits to PUT one part of exactly ``size`` bytes for ``seconds``."""
+
+    def complete(self, key: str, upload: str, parts: Sequence[Part]) -> None:
+        """Make the object of these parts, in place of nothing. This may take the store minutes.
+
+        Said again it makes nothing; some stores then raise what is said here, others do not.
+
+        :raises NotStored: there is no such unfinished upload.
+        :raises Exists: something is under the key, perhaps what an earlier call made.
+        """
+
+
 class ObjectStore(Protocol):
     """A flat store of immutable objects under keys such as ``jobs/{id}/1/results/table.ecsv``.
 
@@ -53,6 +98,10 @@ class ObjectStore(Protocol):
     beginning, by whole segments, of another one; a store that keeps objects in files refuses that with
     ValueError, one that does not see it keeps both. Every call may raise `StorageUnavailable`.
     """
+
+    @property
+    def uploads(self) -> Uploads | None:
+        """How large objects are stored part by part, where the store has that."""
 
     def put(
         self, key: str, content: bytes | Iterable[bytes], limit: int | None = None, *, create: bool = False
@@ -87,7 +136,10 @@ class ObjectStore(Protocol):
         """Every object below ``prefix`` (whole segments; ``""`` is all), ordered by the key's UTF-8."""
 
     def delete(self, prefix: str) -> None:
-        """Remove the object ``prefix`` and every object below it. Nothing there is no error."""
+        """Remove the object ``prefix``, every object below it, and unfinished uploads of any of these keys.
+
+        Nothing there is no error.
+        """
 
     def sign(
         self,

@@ -51,6 +51,8 @@ class FileStore:
     cannot be made or written.
     """
 
+    uploads = None
+
     def __init__(self, root: Path, links: Links | None, aside: Aside = directly) -> None:
         self._links = links
         self._aside = aside

@@ -17,6 +17,8 @@ CHUNK = 256 * 1024
 class MemoryStore:
     """An object store that forgets everything with its process."""
 
+    uploads = None
+
     def __init__(self, links: Links) -> None:
         self._links = links
         self._objects: dict[str, tuple[Stored, bytes]] = {}

@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from uws_server.storage.base import Aside, ObjectStore, directly
 from uws_server.storage.links import Links
+from uws_server.storage.s3_bucket import PART_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Cloud:
     public_endpoint: str = ""
     region: str = ""
     credentials_file: Path | None = None
+    part_bytes: int = PART_BYTES
 
 
 def open_store(
@@ -52,7 +54,8 @@ def open_store(
 
 def _open_s3(parts: SplitResult, aside: Aside, cloud: Cloud, environment: Mapping[str, str]) -> ObjectStore:
     from uws_server.storage import credentials
-    from uws_server.storage.s3 import Bucket, S3Store
+    from uws_server.storage.s3 import S3Store
+    from uws_server.storage.s3_bucket import Bucket
 
     # Whatever stands before an @ may be a secret, so that it is not repeated here.
     if not parts.netloc or not set(parts.netloc).isdisjoint("@:") or parts.query or parts.fragment:
@@ -67,4 +70,4 @@ def _open_s3(parts: SplitResult, aside: Aside, cloud: Cloud, environment: Mappin
         region=cloud.region or environment.get("AWS_REGION", "") or "us-east-1",
         key=credentials.find(cloud.credentials_file, environment),
     )
-    return S3Store(bucket, aside)
+    return S3Store(bucket, aside, cloud.part_bytes)

@@ -15,7 +15,6 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import quote
@@ -25,9 +24,11 @@ from obstore.exceptions import BaseError, PermissionDeniedError
 from obstore.store import S3Store as Client
 
 from uws_server.storage.base import Aside, Exists, NotStored, StorageUnavailable, Stored, TooLong, directly
-from uws_server.storage.keys import MAX_KEY_BYTES, segments
+from uws_server.storage.keys import segments
 from uws_server.storage.links import now
-from uws_server.storage.sigv4 import Key, presigned
+from uws_server.storage.s3_bucket import PART_BYTES, SENTENCES, Bucket
+from uws_server.storage.s3_uploads import S3Uploads
+from uws_server.storage.sigv4 import presigned
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta, PutResult
@@ -51,19 +52,6 @@ _RETRY_SECONDS = timedelta(seconds=15)
 _ANSWER = re.compile(r"non-2xx status code: (\d{3})[^:\n]*: ?(.*)", re.DOTALL)
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
 _ABSENT = frozenset({"NoSuchKey"})
-_SENTENCES = {
-    "NoSuchBucket": "there is no such bucket",
-    "InvalidAccessKeyId": "it does not know our access key",
-    "XAdminUserNotFound": "it does not know our access key",
-    "SignatureDoesNotMatch": "it takes our secret key for a wrong one",
-    "AccessDenied": "it does not permit our access key to do that",
-    "ExpiredToken": "our access key has expired",
-    "InvalidToken": "it does not take the token of our access key",
-    "RequestTimeTooSkewed": "its clock and ours differ by more than it permits",
-    "SlowDown": "it is asked too much at once",
-    "InsufficientStorage": "it is full",
-    "QuotaExceeded": "it is full",
-}
 _UNANSWERED = (
     ("dns error", "the name of its host is not known"),
     ("TimedOut", "it does not answer in time"),
@@ -76,42 +64,23 @@ _UNANSWERED = (
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """Where the objects lie and who we are there.
-
-    ``endpoint`` is where S3 is asked, ``public_endpoint`` where clients outside find the same; empty means
-    Amazon's in ``region``, and the same as ``endpoint``. Without ``key`` it is looked for as obstore does:
-    a web identity, a container's or the machine's own role.
-    """
-
-    name: str
-    prefix: str = ""
-    endpoint: str = ""
-    public_endpoint: str = ""
-    region: str = "us-east-1"
-    key: Key | None = None
-
-    @property
-    def address(self) -> str:
-        """The endpoint, the default one included."""
-        return (self.endpoint or f"https://s3.{self.region}.amazonaws.com").rstrip("/")
-
-
 class S3Store:
-    """An object store below a prefix of a bucket.
+    """An object store below a prefix of a bucket, where what is longer than ``part_bytes`` is PUT in parts.
+
+    There are no `Uploads` with an access key that obstore has found by itself, for that one cannot sign them.
 
     :raises ValueError: the prefix cannot be part of keys.
     """
 
-    def __init__(self, bucket: Bucket, aside: Aside = directly) -> None:
+    def __init__(self, bucket: Bucket, aside: Aside = directly, part_bytes: int = PART_BYTES) -> None:
         if bucket.prefix:
             segments(bucket.prefix)
             if len(bucket.prefix.encode()) > _LONGEST_PREFIX:
                 raise ValueError(f"the prefix {bucket.prefix!r} is longer than {_LONGEST_PREFIX} bytes")
         self._bucket = bucket
         self._aside = aside
-        self._below = f"{bucket.prefix}/" if bucket.prefix else ""
+        self._below = bucket.below
+        self.uploads = None if bucket.key is None else S3Uploads(bucket, bucket.key, part_bytes)
         self._creates = True  # until the server says that it has no such write
         self._client = _client(bucket, bucket.address)
         self._public = _client(bucket, bucket.public_endpoint.rstrip("/") or bucket.address)
@@ -120,7 +89,7 @@ class S3Store:
         self, key: str, content: bytes | Iterable[bytes], limit: int | None = None, *, create: bool = False
     ) -> Stored:
         """See `ObjectStore.put`."""
-        path = self._path(key)
+        path = self._bucket.path(key)
         with tempfile.SpooledTemporaryFile(max_size=PART) as gathered:
             size = 0
             for chunk in (content,) if isinstance(content, bytes) else content:
@@ -149,7 +118,7 @@ class S3Store:
         elif start:
             wanted = {"range": {"offset": start}}
         try:
-            found = self._get(self._path(key), wanted)
+            found = self._get(self._bucket.path(key), wanted)
         except _BeyondEnd:
             self.head(key)
             return iter(())
@@ -157,7 +126,7 @@ class S3Store:
 
     def head(self, key: str) -> Stored:
         """See `ObjectStore.head`."""
-        path = self._path(key)
+        path = self._bucket.path(key)
         try:
             meta = self._ask(path, lambda: obstore.head(self._client, path))
         except _Unexplained:  # an answer to HEAD has no words; the one to GET says what is missing
@@ -166,14 +135,16 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """See `ObjectStore.list`."""
-        path = self._path(prefix) if prefix else self._bucket.prefix
+        path = self._bucket.path(prefix) if prefix else self._bucket.prefix
         # Servers differ in how they order; what lies below one prefix of ours fits in memory.
         found = [self._stored(meta) for page in self._pages(path) for meta in page]
         yield from sorted(found, key=lambda stored: stored.key.encode())
 
     def delete(self, prefix: str) -> None:
         """See `ObjectStore.delete`."""
-        path = self._path(prefix)
+        path = self._bucket.path(prefix)
+        if self.uploads is not None:  # first, so that none becomes an object behind our back
+            self.uploads.abort(prefix)
         for page in self._pages(path):
             self._remove([meta["path"] for meta in page])
         self._remove([path])
@@ -193,7 +164,7 @@ class S3Store:
         Not every S3 has create-only writes, and none tells a repeated PUT from another one. With an access
         key that obstore has found by itself, neither length nor media type can be signed.
         """
-        path = self._path(key)
+        path = self._bucket.path(key)
         bucket = self._bucket
         if method == "PUT" and limit is not None and limit > _LARGEST_PUT:
             raise TooLong(f"{limit} bytes are more than S3 takes at once, which is {_LARGEST_PUT}")
@@ -206,13 +177,6 @@ class S3Store:
         query = {"response-content-type": media_type} if media_type and method == "GET" else {}
         at = datetime.now(UTC)
         return presigned(method, url, bucket.key, bucket.region, seconds, at, headers=headers, query=query)
-
-    def _path(self, key: str) -> str:
-        segments(key)
-        path = f"{self._below}{key}"
-        if len(path.encode()) > MAX_KEY_BYTES:
-            raise ValueError(f"the key {key[:64]!r}… is too long with the store's own prefix")
-        return path
 
     def _stored(self, meta: ObjectMeta) -> Stored:
         modified = int(meta["last_modified"].timestamp() * 1000)
@@ -296,7 +260,7 @@ class S3Store:
         said = (said.partition(path)[2] if path else "") or said
         summary, _, detail = said.partition("\n\nDebug source:")
         answer = _ANSWER.search(summary)
-        where = f"the object store at {self._bucket.address}, bucket {self._bucket.name}"
+        where = self._bucket.said
         if answer is None:
             found = (sentence for words, sentence in _UNANSWERED if words in detail or words in summary)
             return StorageUnavailable(f"{where}: {next(found, 'the connection broke off')}")
@@ -314,7 +278,7 @@ class S3Store:
             return _NotOffered(f"{where}: it does not offer that")
         if code in {"ObjectParentIsFile", "ExistingObjectIsDirectory"}:
             return _InTheWay(f"the key {key} is the beginning of another, or another of it")
-        sentence = _SENTENCES.get(code, f"it answered {status}{f' ({code})' if code else ''}")
+        sentence = SENTENCES.get(code, f"it answered {status}{f' ({code})' if code else ''}")
         kind = (
             _Unexplained
             if not code and isinstance(error, FileNotFoundError | PermissionDeniedError)

@@ -19,15 +19,18 @@ from uws_server.domain.errors import (
 )
 from uws_server.domain.wire import (
     BEGIN,
+    COMPLETE,
     LINKS,
     MANIFEST,
     MANIFEST_BYTES,
     MESSAGE_BYTES,
     OWN_WORD,
+    PARTS,
     PATH,
     PROGRESS,
     STARTED,
     Wanted,
+    WantedParts,
 )
 from uws_server.service.door import Door
 from uws_server.web.errors import STATUS, refusal
@@ -56,8 +59,16 @@ class _Progress:
     of: int
 
 
+@dataclass(frozen=True, slots=True)
+class _WantedParts:
+    name: str
+    size: int
+    upload: Annotated[str, Field(max_length=1024)] = ""
+
+
 _M = TypeVar("_M")
 _WANTED_LINKS = TypeAdapter(_WantedLinks)
+_WANTED_PARTS = TypeAdapter(_WantedParts)
 _PLACE = TypeAdapter(_Place)
 _START = TypeAdapter(_Start)
 _PROGRESS = TypeAdapter(_Progress)
@@ -89,6 +100,17 @@ def agent_blueprint(parts: Parts) -> Blueprint:
         wanted = _read(_WANTED_LINKS, _body(parts, MESSAGE_BYTES))
         given = door.links(token, wanted.objects)
         return _json({"links": [asdict(link) for link in given]})
+
+    @blueprint.post(f"/{PARTS}")
+    def in_parts() -> Response:
+        token = _token(door)
+        return _json(asdict(door.parts(token, _wanted_parts(_body(parts, MESSAGE_BYTES)))))
+
+    @blueprint.post(f"/{COMPLETE}")
+    def complete() -> Response:
+        token = _token(door)
+        door.complete(token, _wanted_parts(_body(parts, MESSAGE_BYTES)))
+        return Response(status=204)
 
     @blueprint.post(f"/{PROGRESS}")
     def progress() -> Response:
@@ -140,6 +162,11 @@ def _read(message: TypeAdapter[_M], body: bytes) -> _M:
         place = ".".join(str(part) for part in first["loc"])
         kind = TooLarge if first["type"] == "too_long" else BadRequest
         raise kind(f"{place or 'the message'}: {first['msg'].lower()}") from None
+
+
+def _wanted_parts(body: bytes) -> WantedParts:
+    asked = _read(_WANTED_PARTS, body)
+    return WantedParts(asked.name, asked.size, asked.upload)
 
 
 def _json(document: Any) -> Response:

@@ -1,0 +1,65 @@
+"""A large result on its way, part by part: what is there already stays there, whoever is killed.
+
+The server says which parts are missing. The agent notes which upload it began for which state of the file,
+before the first part leaves, so that no object is ever made of parts of two contents.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from runners.agent.deadline import Deadline, backoff
+from runners.agent.door import Away, Door
+from runners.agent.stage_out import Changed, Reading
+from uws_server.domain.wire import PartLink, WantedParts
+
+
+class InParts:
+    """One result that goes in parts.
+
+    ``noted`` is the upload that was begun for just this content, empty for none; ``note`` writes down another
+    one. ``patience`` is how many seconds no part may arrive.
+    """
+
+    def __init__(
+        self, door: Door, deadline: Deadline, patience: float, noted: str, note: Callable[[str], None]
+    ) -> None:
+        self._door = door
+        self._deadline = deadline
+        self._patience = patience
+        self._upload = noted
+        self._note = note
+
+    def store(self, name: str, file: Reading) -> None:
+        """Store the parts that are missing, and have the object put together.
+
+        :raises Changed: somebody writes to the file.
+        :raises Away: the object store takes no part.
+        """
+        failures, since = 0, time.monotonic()
+        fault = ""
+        while missing := self._missing(name, file):
+            for link in missing:
+                file.hash_up_to(link.start)
+                fault = self._door.put_part(link, file.part(link.start, link.size))
+                if fault:
+                    break
+                failures, since = 0, time.monotonic()
+            if fault:
+                if time.monotonic() - since >= self._patience:
+                    raise Away(f"the object store {fault} for {self._patience:.0f} s")
+                failures += 1
+                self._deadline.pause(backoff(failures))
+        file.hash_up_to(file.size)
+        if file.touched():
+            raise Changed("it is still being written to")
+        self._door.complete(WantedParts(name, file.size, self._upload))
+
+    def _missing(self, name: str, file: Reading) -> list[PartLink]:
+        """The next parts that are missing; another upload than the one so far is noted first."""
+        next_ = self._door.parts(WantedParts(name, file.size, self._upload))
+        if next_.upload != self._upload:
+            self._note(next_.upload)
+            self._upload = next_.upload
+        return next_.missing
