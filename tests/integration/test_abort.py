@@ -12,7 +12,7 @@ import pytest
 
 from runners.base import Cause, State
 from tests.integration.agent_door import JOB, serving
-from tests.integration.test_agent_door import Server
+from tests.integration.real_door import Server
 from tests.local_site import LocalSite, local_site, modes
 from tests.waiting import until
 from uws_server.domain.runspec import AttemptLimits, Output, RunSpec

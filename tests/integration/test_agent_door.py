@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -18,80 +17,16 @@ from runners.agent.deadline import Deadline
 from runners.agent.door import Door as AgentDoor
 from runners.agent.door import Fenced, Refused
 from tests.integration.agent_door import JOB, Attempt, serving
+from tests.integration.real_door import SECRET, TABLE, Server
 from tests.jobs import bare_spec
 from tests.waiting import PATIENCE
 from uws_server.domain.errors import Conflict
-from uws_server.domain.job import Job, Parameter, Upload, Workload
-from uws_server.domain.phase import Phase
-from uws_server.domain.runspec import AttemptLimits, Input, RunSpec
+from uws_server.domain.runspec import Input, RunSpec
 from uws_server.domain.wire import FENCED, STAGE_IN_FAILED, STAGE_OUT_FAILED
-from uws_server.queue.memory import MemoryQueue
-from uws_server.service import jobs
-from uws_server.service.changes import Changes
-from uws_server.service.door import Door, agent_token
+from uws_server.service.door import agent_token
 from uws_server.service.manifest import load_manifest
-from uws_server.service.results import Results
 from uws_server.service.uploads import parameter_key
-from uws_server.storage.file import FileStore
-from uws_server.storage.links import Links, now
-from uws_server.store.memory import MemoryStore
-from uws_server.web.app import create_app
-from uws_server.web.parts import Parts
-
-SECRET = b"the secret of a server"
-LIMITS = AttemptLimits(log_bytes=10_000, output_bytes=4 * 1024**2, output_files=5)
-
-TABLE = Parameter("table", "table.csv", Upload(4, "0" * 64, "text/csv", "content-of-table"))
-
-
-class Server:
-    """The real application, with a job whose first attempt runs."""
-
-    def __init__(self, root: Path) -> None:
-        links = Links(SECRET)
-        self.limits = LIMITS
-        self.objects = FileStore(root, links)
-        self.jobs = MemoryStore(now)
-        self.jobs.schedule_clearance(JOB, now() + 60_000)
-        self.job = self.jobs.create(
-            Job(
-                id=JOB,
-                service="test",
-                owner="",
-                created=now(),
-                phase=Phase.EXECUTING,
-                parameters=(TABLE,),
-                attempt=1,
-                workload=Workload.ACTIVE,
-                site="local",
-                started=now(),
-            )
-        )
-        self.objects.put(parameter_key(JOB, TABLE), b"a,b\n")
-        self.door = Door(
-            self.jobs,
-            Changes(self.jobs, MemoryQueue(), now),
-            self.objects,
-            SECRET,
-            1024**2,
-            spec=bare_spec,
-            limits=lambda _: self.limits,
-        )
-        unused = cast("Any", None)
-        self.app = create_app(
-            Parts(
-                jobs=cast(
-                    "Any", SimpleNamespace(limits=jobs.RequestLimits())
-                ),  # no request for a job is made
-                results=Results(self.objects),
-                door=self.door,
-                catalog=unused,
-                store=self.jobs,
-                objects=self.objects,
-                links=links,
-            )
-        )
-        self.token = agent_token(SECRET, JOB, 1)
+from uws_server.storage.links import now
 
 
 @pytest.fixture
