@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from tests.s3_servers import S3Server
 from tests.up_jobs import UpJobs, notebook
 from tests.up_process import running_up
 from tests.waiting import PATIENCE, until
+from uws_server.storage.base import NotStored
 from uws_server.storage.s3 import S3Store
 from uws_server.storage.s3_bucket import Bucket
 
@@ -71,6 +73,7 @@ def site(s3_servers: Callable[[str], S3Server], tmp_path_factory: pytest.TempPat
         **server.environment(),
         "UWS_OBJECTS__URL": f"s3://{bucket.name}/{bucket.prefix}",
         "UWS_OBJECTS__ENDPOINT": server.endpoint,
+        "UWS_OBJECTS__PART": "5 MiB",  # the least that S3 takes
         # Another name for the same machine, as clients may know a store by another one than the server.
         "UWS_OBJECTS__PUBLIC_ENDPOINT": server.endpoint.replace("127.0.0.1", "localhost"),
     }
@@ -150,6 +153,45 @@ def test_delete_takes_the_objects_away(site: Site) -> None:
     assert site.keys(job)
     assert ask(job, "DELETE").status == 303
     until(lambda: not site.keys(job), "the end of the job's objects")
+
+
+@pytest.mark.covers("4:object-store-parts")
+def test_a_large_result_goes_in_parts(site: Site) -> None:
+    size = 12 * 1024**2
+    cell = f"""open("large.fits", "wb").write(bytes(range(256)) * {size // 256})"""
+    job = site.jobs.submit("notebook", notebook(cell))
+    site.jobs.reach(job, "COMPLETED")
+    (stored,) = (one for one in site.store.list("") if one.key.endswith("/results/large.fits"))
+    assert stored.etag.endswith("-3")  # how S3 marks what came in so many parts
+    whole = ask(ask(f"{job}/results/{names(site, job)['large.fits']}").headers["location"])
+    assert whole.body == bytes(range(256)) * (size // 256)
+    (listed,) = (
+        one
+        for one in json.loads(ask(f"{job}/results/manifest").body)["results"]
+        if one["name"] == "results/large.fits"
+    )
+    assert listed["sha256"] == hashlib.sha256(whole.body).hexdigest()
+
+
+@pytest.mark.covers("4:object-store-parts")
+def test_delete_ends_what_is_on_its_way(site: Site) -> None:
+    job = site.jobs.submit("notebook", notebook('open("a.csv", "w").write("1")'))
+    site.jobs.reach(job, "COMPLETED")
+    assert site.store.uploads is not None
+    key = f"jobs/{job.rpartition('/')[2]}/1/results/large.fits"
+    upload = site.store.uploads.begin(key)  # as of an agent that was killed for good
+    assert site.store.uploads.parts(key, upload) == []
+    assert ask(job, "DELETE").status == 303
+
+    def ended() -> bool:
+        assert site.store.uploads is not None
+        try:
+            site.store.uploads.parts(key, upload)
+        except NotStored:
+            return True
+        return False
+
+    until(ended, what="the end of the upload")
 
 
 @pytest.mark.covers("4:object-store-secret")
