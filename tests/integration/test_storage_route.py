@@ -264,7 +264,7 @@ def test_put_whose_rest_never_comes(route: Route) -> None:
         with connection.makefile("rb") as answer:
             said = answer.read()
     assert said.startswith(b"HTTP/1.1 408 ")
-    assert said.endswith(b"\r\n\r\nThe body did not come within 3 s; nothing was stored.\n")
+    assert said.endswith(b"\r\n\r\nThe body did not come within 10 s; nothing was stored.\n")
     assert route.keys() == [KEY]
     assert list(route.tmp.iterdir()) == []
 
