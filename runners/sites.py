@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from runners.base import Isolation, Runner
 from uws_server.config_file import BadConfig
+from uws_server.findings import Finding
 from uws_server.settings import Settings, Site
 
 
@@ -32,6 +35,14 @@ def isolation(settings: Settings, name: str) -> Isolation:
             from runners.kubernetes.configured import ISOLATION
 
             return ISOLATION
+
+
+def examine(settings: Settings, name: str) -> Iterator[Finding]:
+    """What a site elsewhere says when it is asked; of this machine there is its isolation alone."""
+    if site(settings, name).runner == "kubernetes":
+        from runners.kubernetes import examination
+
+        yield from examination.examine(settings, name)
 
 
 def open_runner(settings: Settings, name: str) -> Runner:

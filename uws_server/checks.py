@@ -9,8 +9,6 @@ import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import IntEnum
 from http.client import HTTPResponse
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -21,6 +19,7 @@ from uws_server import redis_server
 from uws_server.config import load
 from uws_server.config_file import BadConfig
 from uws_server.factory import Services
+from uws_server.findings import Finding, Grade
 from uws_server.redis_server import NoRedis
 from uws_server.settings import Settings
 from uws_server.storage.base import NotStored, ObjectStore, StorageUnavailable
@@ -32,28 +31,12 @@ _ANSWER_SECONDS = 20.0
 _LINK_SECONDS = 60
 
 
-class Grade(IntEnum):
-    """How well a promise is kept."""
-
-    GOOD = 0
-    WEAK = 1  # it works, and promises less
-    BROKEN = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One sentence about one subject."""
-
-    subject: str
-    sentence: str
-    grade: Grade = Grade.GOOD
-
-
 def examine(settings: Settings) -> Iterator[Finding]:
     """Everything, each finding as soon as it is known. What it makes it removes again."""
     yield from _templates(settings)
     for name in settings.sites:
         yield from _isolation(settings, name)
+        yield from sites.examine(settings, name)
     try:
         yield from _stores(settings)
     except BadConfig as error:

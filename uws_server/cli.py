@@ -328,17 +328,29 @@ def reconcile(file: Path | None, data: Path | None, holder: str | None) -> None:
 
 @cli.command()
 @_settings_options
-def check(file: Path | None, data: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Say each by one JSON object on a line.")
+def check(file: Path | None, data: Path | None, as_json: bool) -> None:
     """Say in sentences whether this machine and these settings keep what the server promises.
 
     Exit code 0: they do; 1: something is broken; 2: it works, but promises less, and the sentences say what.
     """
-    from uws_server.checks import Grade, examine
+    import json
+
+    from uws_server.checks import examine
+    from uws_server.findings import Grade
 
     settings = _load(file, data=data)
     worst = Grade.GOOD
     for finding in examine(settings):
         worst = max(worst, finding.grade)
+        if as_json:
+            said = {
+                "grade": finding.grade.name.lower(),
+                "subject": finding.subject,
+                "sentence": finding.sentence,
+            }
+            click.echo(json.dumps(said))
+            continue
         mark = {Grade.GOOD: "ok     ", Grade.WEAK: "weak   ", Grade.BROKEN: "broken "}[finding.grade]
         click.echo(f"{mark} {finding.subject}: {finding.sentence}")
     sys.exit({Grade.GOOD: 0, Grade.WEAK: 2, Grade.BROKEN: 1}[worst])

@@ -59,6 +59,11 @@ class Cluster:
         tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
         self._api.rest_client.pool_manager.connection_pool_kw["ssl_context"] = tls
 
+    @property
+    def server(self) -> str:
+        """The API server's URL."""
+        return str(self._api.configuration.host)
+
     def call(
         self,
         method: str,

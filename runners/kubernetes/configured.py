@@ -47,39 +47,59 @@ def open_runner(settings: Settings, name: str) -> KubernetesRunner:
 
     :raises BadConfig: there is no such kubeconfig or context.
     """
-    site = settings.sites[name]
-    said = site.kubernetes
-    try:
-        cluster = Cluster(str(said.kubeconfig or ""), said.context)
-    except (ConfigException, OSError) as error:
-        raise BadConfig(f"sites.{name}.kubernetes: no way into the cluster: {error}") from error
+    cluster = open_cluster(settings, name)
     return KubernetesRunner(
         cluster,
-        PodSettings(
-            namespace=said.namespace,
-            instance=said.instance,
-            agent_image=said.agent_image,
-            notebook_image=said.notebook_image,
-            python=said.python,
-            user=said.user,
-            group=said.group,
-            gpu_resource=said.gpu_resource,
-            staging_seconds=said.staging_seconds,
-            kept_seconds=said.kept_seconds,
-            queue=said.queue,
-            priority_class=said.priority_class,
-            runtime_class=said.runtime_class,
-            pull_secret=said.pull_secret,
-            node_selector=said.node_selector,
-            tolerations=(*said.tolerations, *_patience(site.lost_after)),
-        ),
-        site.relist_seconds,
-        Images(
-            {host: Registry(one.url, one.ca_file) for host, one in said.registries.items()},
-            said.default_registry,
-            said.architecture,
-            lambda image: _login(cluster, said.namespace, said.pull_secret, image),
-        ),
+        pod_settings(settings, name),
+        settings.sites[name].relist_seconds,
+        images(settings, name, cluster),
+    )
+
+
+def open_cluster(settings: Settings, name: str) -> Cluster:
+    """The cluster of one site.
+
+    :raises BadConfig: there is no such kubeconfig or context.
+    """
+    said = settings.sites[name].kubernetes
+    try:
+        return Cluster(str(said.kubeconfig or ""), said.context)
+    except (ConfigException, OSError) as error:
+        raise BadConfig(f"sites.{name}.kubernetes: no way into the cluster: {error}") from error
+
+
+def pod_settings(settings: Settings, name: str) -> PodSettings:
+    """What one site says of its pods."""
+    site = settings.sites[name]
+    said = site.kubernetes
+    return PodSettings(
+        namespace=said.namespace,
+        instance=said.instance,
+        agent_image=said.agent_image,
+        notebook_image=said.notebook_image,
+        python=said.python,
+        user=said.user,
+        group=said.group,
+        gpu_resource=said.gpu_resource,
+        staging_seconds=said.staging_seconds,
+        kept_seconds=said.kept_seconds,
+        queue=said.queue,
+        priority_class=said.priority_class,
+        runtime_class=said.runtime_class,
+        pull_secret=said.pull_secret,
+        node_selector=said.node_selector,
+        tolerations=(*said.tolerations, *_patience(site.lost_after)),
+    )
+
+
+def images(settings: Settings, name: str, cluster: Cluster) -> Images:
+    """The images of the registries that one site may ask."""
+    said = settings.sites[name].kubernetes
+    return Images(
+        {host: Registry(one.url, one.ca_file) for host, one in said.registries.items()},
+        said.default_registry,
+        said.architecture,
+        lambda image: _login(cluster, said.namespace, said.pull_secret, image),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from runners.kubernetes.reference import Reference
 
 KEY = ".dockerconfigjson"
+_NO_LOGINS = "it holds no logins in the form of dockerconfigjson"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,29 @@ def login(secret: dict[str, Any], image: Reference) -> Login | None:
     :raises ValueError: it is no such Secret.
     """
     try:
-        entries = json.loads(b64decode(secret["data"][KEY]))["auths"]
+        entries = _entries(secret)
         fitting = [(name, entry) for name, entry in entries.items() if _fits(_place(name), image)]
         found = [(len(_place(name)), said) for name, entry in fitting if (said := _said(entry))]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError("it holds no logins in the form of dockerconfigjson") from error
+        raise ValueError(_NO_LOGINS) from error
     return max(found, key=lambda one: one[0])[1] if found else None
+
+
+def check(secret: dict[str, Any]) -> None:
+    """See that a Secret can be read.
+
+    :raises ValueError: it is no such Secret.
+    """
+    try:
+        for entry in _entries(secret).values():
+            _said(entry)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(_NO_LOGINS) from error
+
+
+def _entries(secret: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(b64decode(secret["data"][KEY]))["auths"]
+    return found
 
 
 def _place(name: str) -> str:

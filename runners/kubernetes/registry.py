@@ -149,6 +149,28 @@ class Images:
         except Never as error:
             raise _unknown(name, str(error)) from error
 
+    def greet(self, host: str) -> bool:
+        """See that a listed registry answers, and takes the login; False where there is none that it wants.
+
+        :raises Away: it gives no answer.
+        :raises Never: it is no registry, or refuses the login.
+        :raises Busy: the login cannot be read.
+        """
+        base = _base(host, self.registries[host])
+        asking = _Asking(Reference(host, "", ""), base, time.monotonic() + SECONDS)
+        answer = self._ask(asking, f"{base}/v2/", "*/*")
+        if answer.status == 401 and answer.origin == asking.origin:
+            try:
+                asking.authorization = self._authorization(asking, answer)
+                answer = self._ask(asking, f"{base}/v2/", "*/*")
+                self._must_be_good(asking, answer, "registry", asking.origin)
+            except Never:
+                if self.login(asking.image) is None:
+                    return False
+                raise
+        self._must_be_good(asking, answer, "registry", asking.origin)
+        return True
+
     def _read(self, asking: _Asking) -> Image:
         image = asking.image
         digest, manifest = self._manifest(asking, image.wanted)
@@ -237,7 +259,8 @@ class Images:
         raise Never(_words(asking, refusal, "registry"))
 
     def _token(self, asking: _Asking, said: Mapping[str, str], basic: str) -> str:
-        query = {"scope": f"repository:{asking.image.repository}:pull"}
+        repository = asking.image.repository
+        query = {"scope": f"repository:{repository}:pull"} if repository else {}
         if "service" in said:
             query["service"] = said["service"]
         realm = said.get("realm", "")

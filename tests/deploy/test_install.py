@@ -172,9 +172,10 @@ def test_the_demo_s_notebook_runs_in_the_cluster(installed: Installed, tmp_path:
 @pytest.mark.covers("4:deploy-install")
 def test_check_finds_everything_in_order_from_inside(installed: Installed) -> None:
     release = installed.release
-    exec_ = ("-n", release.namespace, "exec", "deployment/uws-web", "--", "sh", "-c")
+    exec_ = ("-n", release.namespace, "exec", "deployment/uws-watch", "--", "sh", "-c")
     said = release.cluster.kubectl(*exec_, "uws-server check; echo $?")
     assert "broken" not in said
+    assert "It takes a job, by a dry run." in said
     assert "append-only file, fsynced at each write" in said
     assert "Signed links store and give objects." in said
 

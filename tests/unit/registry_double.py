@@ -77,8 +77,12 @@ class RegistryDouble:
         parts = urlsplit(path)
         if parts.path == "/token":
             return self._token(parse_qs(parts.query), allowed)
-        if refusal := self._refused(allowed):
+        if refusal := self._refused(
+            allowed, "nothing" if parts.path == "/v2/" else "repository:team/stars:pull"
+        ):
             return refusal
+        if parts.path == "/v2/":
+            return 200, {}, b"{}"
         kind, _, name = parts.path.removeprefix("/v2/").rpartition("/")
         found = (self.manifests if kind.endswith("manifests") else self.blobs).get(name)
         if found is None:
@@ -89,11 +93,12 @@ class RegistryDouble:
         if query.get("service") != ["the-registry"] or allowed not in ("", BASIC):
             return 401, {}, b""
         # As real ones do: who does not log in gets a token for what is public.
-        token = f"{TOKEN} {query['scope'][0]}" if allowed else "nobody"
+        scope = query.get("scope", ["nothing"])[0]
+        token = f"{TOKEN} {scope}" if allowed else "nobody"
         return 200, {}, json.dumps({"token": token}).encode()
 
-    def _refused(self, allowed: str) -> Sent | None:
-        wanted = {"": allowed, "basic": BASIC, "bearer": f"Bearer {TOKEN} repository:team/stars:pull"}
+    def _refused(self, allowed: str, scope: str) -> Sent | None:
+        wanted = {"": allowed, "basic": BASIC, "bearer": f"Bearer {TOKEN} {scope}"}
         if allowed == wanted[self.auth]:
             return None
         asked = {

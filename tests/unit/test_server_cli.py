@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -81,6 +82,28 @@ def test_check_says_in_sentences_what_holds_and_removes_what_it_wrote(tmp_path: 
     assert any(f"data: {data} holds no data yet" in line for line in lines)
     assert any(f"objects at {data.as_uri()}/objects: " in line for line in lines)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.covers("4:check")
+def test_check_asks_the_cluster_and_says_all_by_json_too(tmp_path: Path) -> None:
+    file = tmp_path / "uws.yaml"
+    cluster = {
+        "kubeconfig": str(tmp_path / "none"),
+        "agent_image": "a:1",
+        "agent_url": "http://192.0.2.1:bad",
+    }
+    sites = {"far": {"runner": "kubernetes", "kubernetes": cluster}}
+    file.write_text(json.dumps({"data": str(tmp_path / "data"), "sites": sites}))
+    said = _uws_server("check", "--config", str(file))
+    assert said.returncode == 1
+    assert "broken  cluster of far: sites.far.kubernetes: no way into the cluster: " in said.stdout
+    done = _uws_server("check", "--json", "--config", str(file))
+    assert done.returncode == 1
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {"good", "broken"} <= {one["grade"] for one in found} <= {"good", "weak", "broken"}
+    (agents,) = [one for one in found if one["subject"] == "agents at far"]
+    assert agents["sentence"].startswith("http://192.0.2.1:bad is no address at a port: mend sites.far.")
+    assert len(found) == len(said.stdout.splitlines())
 
 
 @pytest.mark.covers("3:cli-server")
