@@ -9,6 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from flask import Flask, Response, request
 
+from tests.waiting import PATIENCE
+
 _HOP = frozenset({"connection", "transfer-encoding", "keep-alive"})
 _METHODS = ["GET", "HEAD", "PUT", "POST", "DELETE"]
 
@@ -44,7 +46,7 @@ class S3Relay:
             return said
         with self._lock:
             self.steps.append(step)
-        connection = HTTPConnection(self._behind.hostname or "", self._behind.port, timeout=60)
+        connection = HTTPConnection(self._behind.hostname or "", self._behind.port, timeout=PATIENCE)
         try:
             headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
             connection.request(request.method, request.environ["RAW_URI"], body, headers)

@@ -452,7 +452,7 @@ def put(link: str, body: bytes) -> int:
     """The status of the answer."""
     request = urllib.request.Request(link, body, {"Content-Type": "text/plain"}, method="PUT")
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as refusal:
         with refusal:
@@ -467,7 +467,7 @@ def put_part(uploads: Uploads, key: str, upload: str, number: int) -> None:
 def unfinished(bucket: Bucket) -> list[str]:
     """The paths of the uploads in the bucket that have begun and not ended."""
     assert bucket.key is not None
-    answer = ask(bucket, bucket.key, "GET", "", {"uploads": ""}, silence=20)
+    answer = ask(bucket, bucket.key, "GET", "", {"uploads": ""})
     return [str(one.findtext("{*}Key")) for one in answer.iterfind("{*}Upload")]
 
 

@@ -17,6 +17,7 @@ from tests.integration.agent_door import JOB, Attempt, kill, serving
 from tests.integration.real_door import TABLE, Server
 from tests.s3_relay import S3Relay
 from tests.s3_servers import SERVERS, S3Server
+from tests.waiting import PATIENCE
 from uws_server.domain.errors import BadRequest, Conflict, Forbidden, TooLarge
 from uws_server.domain.events import AbortRequested, Gone
 from uws_server.domain.runspec import AttemptLimits
@@ -53,7 +54,7 @@ class World:
     def unfinished(self) -> list[str]:
         """Paths of the uploads that have begun and not ended."""
         assert self.bucket.key is not None
-        answer = ask(self.bucket, self.bucket.key, "GET", "", {"uploads": ""}, silence=20)
+        answer = ask(self.bucket, self.bucket.key, "GET", "", {"uploads": ""})
         return [str(one.findtext("{*}Key")) for one in answer.iterfind("{*}Upload")]
 
     def stored(self, key: str = KEY) -> bytes:
@@ -73,7 +74,7 @@ class World:
             if asked != step or came.is_set():
                 return None
             came.set()
-            release.wait(60)
+            release.wait(PATIENCE)
             return Response("too late", 503)
 
         self.relay.before = before
@@ -83,7 +84,7 @@ class World:
         """An agent that is killed as by a crash when the store is asked for this."""
         came, release = self.holding(step)
         agent = self.attempt.start("follow")
-        assert came.wait(60)
+        assert came.wait(PATIENCE)
         kill(agent)
         release.set()
 
@@ -208,12 +209,12 @@ def test_completed_and_the_reply_lost(world: World, who: str) -> None:
             if step == "complete":
                 replies.append(step)
                 came.set()
-                release.wait(60)
+                release.wait(PATIENCE)
             return None
 
         world.relay.after = hold
         agent = world.attempt.start("follow")
-        assert came.wait(60)
+        assert came.wait(PATIENCE)
         kill(agent)
         release.set()
         world.relay.after = lambda _: None
@@ -306,7 +307,7 @@ def test_memory_is_bounded(world: World) -> None:
     )
     agent = [sys.executable, "-m", "runners.agent", "follow", str(world.attempt.top)]
     run = subprocess.run(
-        [sys.executable, "-c", measure, *agent], capture_output=True, text=True, timeout=300, check=True
+        [sys.executable, "-c", measure, *agent], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     code, mib = run.stdout.split()
     assert (code, int(mib) < 70) == ("0", True), run.stdout + run.stderr

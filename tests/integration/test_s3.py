@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -15,13 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.s3_gate import Gate, gate
 from tests.s3_servers import SERVERS, S3Server
 from tests.waiting import PATIENCE, until
-from uws_server.storage import s3
+from uws_server.storage import s3, s3_requests
 from uws_server.storage.base import NotStored, StorageUnavailable, TooLong
 from uws_server.storage.s3 import S3Store
 from uws_server.storage.s3_bucket import Bucket
@@ -205,6 +207,16 @@ WRONG: dict[str, tuple[Callable[[Bucket], Bucket], str]] = {
 }
 
 
+look_up_here = socket.getaddrinfo
+
+
+def look_up(host: str | None, *arguments: Any, **options: Any) -> Any:
+    """As a resolver answers, which no test may ask."""
+    if host == "none.invalid":
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    return look_up_here(host, *arguments, **options)
+
+
 @pytest.mark.covers("4:object-store-outage", "4:object-store-secret")
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("wrong", WRONG)
@@ -212,6 +224,7 @@ def test_what_is_wrong_is_said_and_never_taken_for_a_missing_object(
     bucket: Bucket, wrong: str, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "_RETRIES", 1)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     change, sentence = WRONG[wrong]
     S3Store(bucket).put("a/b", b"1")
     with pytest.raises(StorageUnavailable, match=sentence) as said:
@@ -269,6 +282,8 @@ def test_a_server_that_says_nothing_is_given_up(
 ) -> None:
     monkeypatch.setattr(s3, "_SILENCE", timedelta(milliseconds=300))
     monkeypatch.setattr(s3, "_RETRY_SECONDS", timedelta(milliseconds=100))
+    monkeypatch.setattr(s3_requests, "_SILENCE", 0.3)
+    monkeypatch.setattr(s3_requests, "_RETRY_SECONDS", 0.1)
     store = S3Store(replace(bucket, endpoint=between.endpoint))
     between.hold()
     with pytest.raises(StorageUnavailable, match="does not answer in time"):

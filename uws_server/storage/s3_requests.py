@@ -21,6 +21,8 @@ from uws_server.storage.s3_bucket import SENTENCES, Bucket
 from uws_server.storage.sigv4 import Key, presigned
 
 _CONNECT = 5.0  # s
+_SILENCE = 20.0  # s without a byte from the store
+_RETRY_SECONDS = 15.0  # after which there is no other try
 _LINK = 60  # s that the signature of a request holds
 _TRIES = 4
 _PAUSE = 0.1  # s before the second try, growing
@@ -46,9 +48,9 @@ def ask(
     body: bytes = b"",
     *,
     create: bool = False,
-    silence: float,
+    silence: float | None = None,
 ) -> etree._Element:
-    """What S3 answers, an empty element for no words. ``silence``: seconds that it may take to begin.
+    """What S3 answers, an empty element for no words. ``silence``: seconds that it may take, if that is long.
 
     A request may be made several times; what that does twice is for the caller to see to.
 
@@ -57,16 +59,17 @@ def ask(
     :raises StorageUnavailable: whatever else.
     """
     signed = {"if-none-match": "*"} if create else {}
+    began = time.monotonic()
     for failures in range(1, _TRIES + 1):
         at = datetime.now(UTC)
         link = presigned(
             method, url_of(bucket, path), key, bucket.region, _LINK, at, headers=signed, query=query
         )
         try:
-            status, content = _answer(method, link, body, signed, silence)
+            status, content = _answer(method, link, body, signed, silence or _SILENCE)
             return _judged(bucket, path, status, content)
         except _Broken as error:
-            if failures == _TRIES:
+            if failures == _TRIES or time.monotonic() - began > _RETRY_SECONDS:
                 raise StorageUnavailable(f"{bucket.said}: {error}") from None
             time.sleep(_PAUSE * 3.0**failures / 3)
     raise AssertionError("unreachable")

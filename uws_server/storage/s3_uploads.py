@@ -128,7 +128,7 @@ class S3Uploads:
         body: bytes = b"",
         *,
         create: bool = False,
-        silence: float = 20.0,
+        silence: float | None = None,
     ) -> etree._Element:
         return ask(self._bucket, self._key, method, path, query, body, create=create, silence=silence)
 
