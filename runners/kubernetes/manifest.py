@@ -141,6 +141,10 @@ def stone(job_id: str, attempt: int, settings: PodSettings) -> dict[str, Any]:
 
     Pods of the attempt whose own Job is gone, and that nothing owns, the cluster gives to it: as it is
     suspended they are ended, and they are deleted with it.
+
+    As it never finishes the cluster never deletes it by itself. The watcher does: it sees a Job that is to
+    end and has no pod, finds that its record is over, and has the site forget it. One whose record is gone by
+    then is left, as nobody may take it for unwanted; the watcher's log names it.
     """
     ours = labels(job_id, attempt, settings)
     main = {"name": "main", "image": "none.invalid/none:0"}

@@ -116,12 +116,15 @@ class KubernetesRunner:
     def _adopt(self, spec: RunSpec) -> None:
         """See that the Job of this name is this attempt's.
 
-        :raises NotYet: it is on its way out.
+        :raises NotYet: it is on its way out, or gone by now.
+        :raises Busy: the API server does not show it.
         :raises Unrunnable: it is somebody else's.
         """
         try:
             found = self._cluster.call("GET", self._path(spec.job_id, spec.attempt))
         except ApiRefusal as error:
+            if error.status == _NOT_FOUND:  # gone since it was in the way
+                raise NotYet("the job's former Job in the cluster has just been deleted") from error
             raise Busy(f"the cluster does not show the job's former Job: {error}") from error
         if "deletionTimestamp" in found["metadata"]:
             raise NotYet("the job's former Job in the cluster is being deleted")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
 
+from runners.kubernetes.manifest import PodSettings
+from runners.kubernetes.runner import KubernetesRunner
 from tests.kubernetes.site import Site, container_is, id_of
+from tests.waiting import until
 
 SMALL = "localhost/busybox:1"
 ENDINGS = ["abort", "delete"]
@@ -114,3 +118,21 @@ def test_jobs_that_are_ended_at_any_moment_leave_nothing(site: Site) -> None:
         started = site.starts(job)
         assert started in ({}, {1: 1}), id_of(job)
         site.clear(job, started)
+
+
+@pytest.mark.covers("4:fault-stop")
+def test_a_job_that_only_holds_a_name_goes_although_it_never_finishes(site: Site) -> None:
+    """As when a worker that was paused asks for the stop of what has ended and is forgotten."""
+    job = site.shell("true")
+    site.ended(job, "COMPLETED")
+    until(lambda: not site.in_cluster(job), lambda: f"the end of {site.in_cluster(job)}")
+    late = KubernetesRunner(site.api, PodSettings(site.namespace, "uws-server", "", ""))
+    watcher = site.up.roles()["watch"]
+    os.kill(watcher, signal.SIGSTOP)
+    try:
+        late.stop(id_of(job), 1)
+        (stone,) = site.in_cluster(job)
+    finally:
+        os.kill(watcher, signal.SIGCONT)
+    assert stone.startswith("/apis/batch/v1/")
+    site.clear(job)

@@ -142,6 +142,18 @@ def test_a_no_is_of_the_job_or_of_the_site(
     assert [method for method, _ in api.written] == ["POST"]
 
 
+@pytest.mark.covers("4:adoption")
+@pytest.mark.parametrize(("status", "kind"), [(404, NotYet), (403, Busy), (500, Busy)])
+def test_a_former_job_that_is_gone_by_now_holds_up_this_job_alone(
+    api: ApiDouble, tmp_path: Path, status: int, kind: type[Exception]
+) -> None:
+    api.take = lambda _method, _job: (409, {"reason": "AlreadyExists", "message": "already exists"})
+    api.before = lambda _kind, _what: (status, {"message": "no"})
+    with pytest.raises(kind) as said:
+        start(runner(tmp_path))
+    assert type(said.value) is kind
+
+
 @pytest.mark.covers("4:manifest")
 def test_a_job_that_is_larger_than_a_cluster_stores_is_not_sent(api: ApiDouble, tmp_path: Path) -> None:
     with pytest.raises(Unrunnable, match=r"^The job's command and environment are too long\.$"):
