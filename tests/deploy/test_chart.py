@@ -120,6 +120,28 @@ def test_each_process_is_given_the_credentials_that_it_needs_and_no_other() -> N
     assert secrets_of(pods["uws-redis"]) == {"uws-redis"}
 
 
+@pytest.mark.covers("4:deploy-values")
+def test_authorities_of_registries_are_where_the_settings_say_for_who_asks(tmp_path: Path) -> None:
+    documents = objects(template("everything.yaml"))
+    file = tmp_path / "uws.yaml"
+    file.write_text(only(documents, "ConfigMap", "uws-settings")["data"]["uws.yaml"])
+    registries = load(file, {"UWS_REDIS__URL": "redis://redis"}).sites["cluster"].kubernetes.registries
+    theirs = registries.pop("public.example").ca_file
+    assert theirs == Path("/etc/ssl/certs/ca-certificates.crt")
+    (ours,) = {one.ca_file for one in registries.values()}
+    assert ours is not None
+    assert (len(registries), registries["registry.example"].url) == (2, "https://10.1.2.3:5000")
+    mounted = {}
+    for name, pod in pod_specs(documents):
+        volumes = {one["configMap"]["name"]: one["name"] for one in pod["volumes"] if "configMap" in one}
+        places = {one["name"]: one["mountPath"] for one in pod["containers"][0].get("volumeMounts", [])}
+        if "authorities" in volumes:
+            mounted[name] = f"{places[volumes['authorities']]}/ca.crt"
+    assert mounted == dict.fromkeys(("uws-start", "uws-watch"), str(ours))
+    least = only(objects(template("least.yaml")), "ConfigMap", "uws-settings")["data"]["uws.yaml"]
+    assert "ca_file" not in least
+
+
 @pytest.mark.covers("4:probes")
 def test_every_process_is_probed_at_its_operators_port(tmp_path: Path) -> None:
     documents = objects(template("least.yaml"))

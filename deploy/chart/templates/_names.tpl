@@ -68,5 +68,12 @@ app.kubernetes.io/component: {{ .component }}
   "sites" (dict "cluster" (dict "runner" "kubernetes" "kubernetes" $kubernetes))
   "operator" (dict "host" "0.0.0.0" "port" 9090)
   "log" (dict "format" "json") -}}
-{{- mergeOverwrite $ours (deepCopy .Values.settings) | toYaml -}}
+{{- $all := mergeOverwrite $ours (deepCopy .Values.settings) -}}
+{{- if .Values.jobs.registryAuthorities -}}
+{{- $registries := dig "sites" "cluster" "kubernetes" "registries" dict $all -}}
+{{- range $host, $said := $registries -}}
+{{- $_ := set $registries $host (merge ($said | default dict) (dict "ca_file" "/run/uws/authorities/ca.crt")) -}}
+{{- end -}}
+{{- end -}}
+{{- $all | toYaml -}}
 {{- end }}

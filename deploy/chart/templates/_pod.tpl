@@ -13,6 +13,8 @@ A pod of the server's image.
 {{- define "uws.podTemplate" -}}
 {{- $values := .root.Values -}}
 {{- $own := index $values .component -}}
+{{- /* Start asks registries, and a watcher when somebody has it check them. */ -}}
+{{- $authorities := ternary $values.jobs.registryAuthorities "" (has .component (list "start" "watch")) -}}
 metadata:
   labels:
     {{- include "uws.selector" . | nindent 4 }}
@@ -109,6 +111,11 @@ spec:
           mountPath: /run/uws/objects
           readOnly: true
         {{- end }}
+        {{- if $authorities }}
+        - name: authorities
+          mountPath: /run/uws/authorities
+          readOnly: true
+        {{- end }}
         - name: data
           mountPath: /var/lib/uws
         - name: tmp
@@ -135,6 +142,14 @@ spec:
         items:
           - key: credentials
             path: credentials
+    {{- end }}
+    {{- with $authorities }}
+    - name: authorities
+      configMap:
+        name: {{ . }}
+        items:
+          - key: ca.crt
+            path: ca.crt
     {{- end }}
     - name: data
       emptyDir: {}
