@@ -99,14 +99,20 @@ def test_a_slow_store_holds_up_nobody_else(behind: Behind, job: str) -> None:
     assert {(answer.status, answer.body) for answer in answers} == {(200, b"hello\n")}
 
 
+def readiness(behind: Behind) -> tuple[int, str]:
+    """What is said to who asks whether the server is ready."""
+    answer = behind.jobs.ask("/readyz")
+    return answer.status, answer.text
+
+
 def test_a_store_that_is_gone_is_said(behind: Behind, job: str) -> None:
     behind.gate.refuse()
     try:
         result = behind.jobs.ask(f"{job}/results/stdout")
         assert (result.status, result.text) == (503, "the object store does not answer just now; try again")
         assert behind.jobs.ask(f"{job}/phase").text == "COMPLETED"
-        until(lambda: behind.jobs.ask("/readyz").status == 503, "the word that it is gone")
-        assert behind.jobs.ask("/readyz").text == "web: ok; redis: ok; objects: does not answer"
+        gone = 503, "web: ok; redis: ok; objects: does not answer"
+        until(lambda: readiness(behind) == gone, lambda: f"the word that it is gone: {readiness(behind)}")
     finally:
         behind.gate.admit()
     until(lambda: behind.jobs.ask("/readyz").status == 200, "the word that it is back")

@@ -145,7 +145,8 @@ def test_each_process_tells_its_operator_how_it_is_and_what_it_did(single: Singl
         until(partial(single.is_ready, name), f"{name} is ready")
         assert single.asked(name, "/healthz") == (200, "ok" if name == "web" else "ok\n")
         assert single.asked(name, "/nothing")[0] == 404
-    assert single.asked("watch", "/readyz")[1] == "lease: ok; site: ok\n"
+    well = "lease: ok; site: ok\n"
+    until(lambda: single.asked("watch", "/readyz")[1] == well, "the watcher's word that all is well")
 
     before = single.number("web", REQUESTED)
     jobs = [single.submit("print('hello')") for _ in range(3)]
@@ -170,7 +171,8 @@ def test_each_process_tells_its_operator_how_it_is_and_what_it_did(single: Singl
         assert f"job {job.rpartition('/')[2]} attempt 1 is COMPLETED\n" in single.said()
     # The public address has none of it.
     assert asked(f"{single.url}/metrics")[0] == 404
-    assert asked(f"{single.url}/readyz") == (200, "web: ok; redis: ok; objects: ok")
+    ready = 200, "web: ok; redis: ok; objects: ok"
+    until(lambda: asked(f"{single.url}/readyz") == ready, "the server's word that all is well")
     passing = list(single.passing.glob("uws-metrics-*"))
     assert len(passing) == 1
     assert single.stop() == dict.fromkeys(COMMANDS, 0)

@@ -217,7 +217,7 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(server: Server) -> None
             b"Content-Length: 100000\r\n\r\n--b\r\nContent-Dispo"
         )
         connection.close()
-    assert server.ask("GET", "/readyz")[0] == 200
+    assert server.ask("GET", "/healthz")[0] == 200
 
 
 @covers("3:bad-plain-sentence", "UWS-51")
@@ -290,4 +290,4 @@ def test_what_is_no_request_is_refused_in_a_sentence(server: Server, sent: bytes
     assert "<" not in sentence
     assert "\n" not in sentence
     assert len(sentence) > 20
-    assert server.ask("GET", "/readyz")[0] == 200
+    assert server.ask("GET", "/healthz")[0] == 200
