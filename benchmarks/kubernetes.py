@@ -39,6 +39,7 @@ from uws_server.store import keys
 
 _A_SECOND = 50  # pods that end
 _BATCH = 200  # Jobs that worker and bare client make in turns
+_TURNS = 10  # of both; what is launched between them is not counted
 _ROOM = 900  # pods on a fake node
 _STILL = 70.0  # s; a list of everything comes each minute
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -133,13 +134,11 @@ class _Site:
 
 
 _OURS = f"app.kubernetes.io/managed-by={manifest.MANAGED_BY}"
-_BARE = "bench=bare"
 
 
 def _measured(site: _Site, jobs: int) -> dict[str, Any]:
     launched, bare = _launch(site, jobs)
-    until(lambda: len(_running(site)) >= jobs, "all pods run", 600)
-    until(lambda: not site.list(site.pods, _BARE), "the end of the bare client's pods", 600)
+    _settle(site, jobs)
     pods = _running(site)
     with ThreadPoolExecutor(8) as agents:
         list(agents.map(lambda job: _begin(site, job, pods[job]), pods))
@@ -162,28 +161,60 @@ def _measured(site: _Site, jobs: int) -> dict[str, Any]:
 
 
 def _launch(site: _Site, jobs: int) -> tuple[float, float]:
-    """Jobs a second of the server's one worker, and of a bare client with one connection, in turns."""
+    """Jobs a second of the server's one worker, and of a bare client with one connection, in turns.
+
+    Each begins when the cluster has nothing left to do of what was made before.
+    """
     worker = site.process("--queue start")
-    ours_s = bare_s = 0.0
+    ours: list[float] = []
+    bare: list[float] = []
+    sizes = [min(_BATCH, jobs - made) for made in range(0, jobs, _BATCH)]
     made = 0
-    shape: Document = {}
-    while made < jobs:
-        batch = min(_BATCH, jobs - made)
+    for number, batch in enumerate(sizes):
+        counts = number % -(-len(sizes) // _TURNS) == 0
         with _paused(worker), ThreadPoolExecutor(4) as submitters:
             list(submitters.map(lambda _: site.submit(), range(batch)))
+            if counts:
+                _settle(site, made)
         began = time.monotonic()
-        _await_launches(site, made + batch)
-        ours_s += time.monotonic() - began
         made += batch
-        shape = shape or site.list(site.jobs, _OURS)[0]
-        documents = [_bare(shape, site.namespace, made + number) for number in range(batch)]
-        began = time.monotonic()
-        for document in documents:
-            site.api.call("POST", site.jobs, document)
-        bare_s += time.monotonic() - began
-        with ThreadPoolExecutor(4) as removers:
-            list(removers.map(lambda document: _remove(site, document), documents))
-    return made / ours_s, made / bare_s
+        _await_launches(site, made)
+        if counts:
+            ours.append((time.monotonic() - began) / batch)
+            _settle(site, made)
+            bare.append(_launch_bare(site, batch))
+    return 1 / statistics.mean(ours), 1 / statistics.mean(bare)
+
+
+def _launch_bare(site: _Site, batch: int) -> float:
+    """Seconds that a bare client takes for one Job."""
+    shape = site.api.call("GET", site.jobs, limit="1", labelSelector=_OURS)["items"][0]
+    documents = [_bare(shape, site.namespace, number) for number in range(batch)]
+    began = time.monotonic()
+    for document in documents:
+        site.api.call("POST", site.jobs, document)
+    took = time.monotonic() - began
+    with ThreadPoolExecutor(4) as removers:
+        list(removers.map(lambda document: _remove(site, document), documents))
+    return took / batch
+
+
+def _settle(site: _Site, jobs: int) -> None:
+    """Wait until there are so many Jobs, each with a pod that runs, and nothing else is left."""
+    pending = {"limit": "1", "fieldSelector": "status.phase=Pending"}
+
+    def settled() -> bool:
+        time.sleep(0.2)
+        counted = all(_count(site, path) == jobs for path in (site.jobs, site.pods))
+        return counted and not site.api.call("GET", site.pods, **pending)["items"]
+
+    until(settled, f"pods of {jobs} Jobs and of no others", 900)
+
+
+def _count(site: _Site, path: str) -> int:
+    """How many objects there are."""
+    page = site.api.call("GET", path, limit="1")
+    return len(page["items"]) + int(page["metadata"].get("remainingItemCount") or 0)
 
 
 def _await_launches(site: _Site, count: int) -> None:
