@@ -86,7 +86,7 @@ def _kubernetes(found: dict[str, Any]) -> list[tuple[str, ...]]:
             most=1,
         ),
         _row(
-            f"watcher, {found['ended_per_s']} jobs end a second",
+            f"watcher, {found['ended_per_s']:.3g} jobs end a second",
             found["watcher_cores_ending"],
             "cores",
             most=1,

@@ -5,24 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from uws_server.queue.base import Taken, Work
+from uws_server.queue.base import Queue, Taken, Work
 
 
 class Worker(Protocol):
     """The part of `runners.worker.Worker` that is needed here."""
 
-    def start_waiting(self) -> None:
-        """Start what waits, as far as it fits."""
+    def start_waiting(self) -> bool:
+        """Start what waits, as far as it fits; whether to go on at once: it was too much for one task."""
 
     def stop_due(self) -> None:
         """Stop what is to be stopped."""
+
+
+class Woken(Taken, Queue, Protocol):
+    """Both sides of a queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
     """What tasks work with: made once for the worker's process, before its first task."""
 
-    queue: Taken
+    queue: Woken
     worker: Worker
 
 
@@ -38,7 +42,8 @@ def start_work(site: str) -> None:
     """Start what waits at the site. The wake-up counts as heard before the store is looked at."""
     context = _served[0]
     context.queue.taken(Work.START, site)
-    context.worker.start_waiting()
+    if context.worker.start_waiting():
+        context.queue.wake(site)
 
 
 def stop_work(site: str) -> None:

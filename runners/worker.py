@@ -74,7 +74,7 @@ class Worker:
         self._monotonic = monotonic
         self._stopped: dict[str, float] = {}  # jobs that are being ended → when the site was asked
 
-    def start_waiting(self) -> None:
+    def start_waiting(self) -> bool:
         """Claim and start jobs until none is left that fits, or the site takes no more.
 
         While the site is asked to start one, the store records that it took the one before, and gives out the
@@ -82,8 +82,10 @@ class Worker:
         killed leaves up to two claims to lapse.
 
         It also returns after `_LONGEST` seconds, as RQ breaks off what takes too long, and after a few
-        jobs that the site cannot start yet, lest it turn in circles; the reconciler wakes a worker again
+        jobs that the site cannot start yet, lest it turn in circles; then the reconciler wakes a worker again
         for as long as anything waits.
+
+        :return: whether it is to be called again at once, as nothing but time ended it.
         """
         until = time.monotonic() + _LONGEST
         deferred = 0
@@ -103,12 +105,13 @@ class Worker:
                     launched = job if outcome is _Answer.LAUNCHED else None
                     if outcome is _Answer.FULL:
                         self._put_back(following.result())
-                        return
+                        return False
                 more = more and time.monotonic() < until and deferred < _DEFERRED
                 job = following.result()
                 if job is None and launched is None and more:
                     job = self._claimed()  # what was not started has made room
         self._go_on(launched, more=False)
+        return not more and deferred < _DEFERRED
 
     def _go_on(self, launched: Job | None, *, more: bool) -> Job | None:
         """Record that the site took a job; the next one to start."""

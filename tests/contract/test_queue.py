@@ -24,10 +24,13 @@ class Recorder:
 
     calls: list[str] = field(default_factory=list)
     meanwhile: Callable[[], None] = lambda: None
+    unfinished: int = 0
 
-    def start_waiting(self) -> None:
+    def start_waiting(self) -> bool:
         self.calls.append("start")
         self.meanwhile()
+        self.unfinished -= 1
+        return self.unfinished >= 0
 
     def stop_due(self) -> None:
         self.calls.append("stop")
@@ -65,6 +68,12 @@ def harness(request: pytest.FixtureRequest, redis_servers: Callable[[str], str])
         return
     with connect(redis_servers(request.param)) as client:
         yield Harness(RqQueue(client), client)
+
+
+def test_work_that_is_too_much_for_one_task_goes_on_in_the_next(harness: Harness) -> None:
+    harness.recorder.unfinished = 2
+    harness.queue.wake("here")
+    assert harness.run(Work.START) == ["start"] * 3
 
 
 def test_a_wake_up_is_heard_once(harness: Harness) -> None:
