@@ -37,6 +37,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     for name in settings.sites:
         yield from _isolation(settings, name)
         yield from sites.examine(settings, name)
+    yield from _secret(settings)
     try:
         yield from _stores(settings)
     except BadConfig as error:
@@ -63,6 +64,21 @@ def _isolation(settings: Settings, name: str) -> Iterator[Finding]:
         yield Finding(subject, sentence)
     for sentence in found.lacks:
         yield Finding(subject, sentence, Grade.WEAK)
+
+
+def _secret(settings: Settings) -> Iterator[Finding]:
+    if settings.secret_file is None:
+        return
+    try:
+        settings.secret()
+    except BadConfig as error:
+        if "KUBERNETES_SERVICE_HOST" in os.environ and not settings.secret_file.exists():
+            words = "not looked at: it is not in this pod, nor need be but in those of web and start"
+            yield Finding("secret", words, Grade.WEAK)
+        else:
+            yield Finding("secret", str(error), Grade.BROKEN)
+    else:
+        yield Finding("secret", f"{settings.secret_file} can be read.")
 
 
 def _stores(settings: Settings) -> Iterator[Finding]:
@@ -148,7 +164,8 @@ def _own_redis(settings: Settings) -> Iterator[redis_server.RedisServer]:
 
 
 def _examine_stores(settings: Settings, objects_url: str) -> Iterator[Finding]:
-    services = Services(settings)
+    # A store elsewhere signs links with a key of its own.
+    services = Services(settings, signs=urlsplit(settings.objects_url).scheme == "file")
     try:
         problems = services.store.check()
     except StoreUnavailable as error:

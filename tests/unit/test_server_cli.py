@@ -106,6 +106,38 @@ def test_check_asks_the_cluster_and_says_all_by_json_too(tmp_path: Path) -> None
     assert len(found) == len(said.stdout.splitlines())
 
 
+@pytest.mark.covers("4:check")
+@pytest.mark.parametrize(
+    ("in_pod", "there", "grade", "said"),
+    [
+        (False, False, "broken", "the secret cannot be read: "),
+        (True, False, "weak", "not looked at: it is not in this pod"),
+        (True, True, "broken", "secret"),
+    ],
+)
+def test_check_misses_the_secret_where_it_must_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_pod: bool, there: bool, grade: str, said: str
+) -> None:
+    secret = tmp_path / "secret"
+    if there:
+        secret.write_text("short")
+    if in_pod:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    file = tmp_path / "uws.yaml"
+    objects = {"url": "s3://results", "endpoint": "http://127.0.0.1:1"}
+    file.write_text(
+        json.dumps({"data": str(tmp_path / "data"), "secret_file": str(secret), "objects": objects})
+    )
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, "none")
+    done = _uws_server("check", "--json", "--config", str(file))
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    (of_secret,) = [one for one in found if "the secret" in one["sentence"] or one["subject"] == "secret"]
+    assert (of_secret["subject"], of_secret["grade"]) == ("secret", grade)
+    assert said in of_secret["sentence"]
+    assert any(one["subject"] == "objects at s3://results" for one in found)
+
+
 @pytest.mark.covers("3:cli-server")
 def test_check_leaves_directories_of_the_operator_as_they_are(tmp_path: Path) -> None:
     data, objects = tmp_path / "data", tmp_path / "objects"
