@@ -163,13 +163,16 @@ def _measured(site: _Site, jobs: int) -> dict[str, Any]:
 def _launch(site: _Site, jobs: int) -> tuple[float, float]:
     """Jobs a second of the server's one worker, and of a bare client with one connection, in turns.
 
-    Each begins when the cluster has nothing left to do of what was made before.
+    Each begins when the cluster has nothing left to do of what was made before. The very first Job is not
+    counted: it waits until the worker's process has started.
     """
     worker = site.process("--queue start")
+    site.submit()
+    _await_launches(site, 1)
     ours: list[float] = []
     bare: list[float] = []
-    sizes = [min(_BATCH, jobs - made) for made in range(0, jobs, _BATCH)]
-    made = 0
+    sizes = [min(_BATCH, jobs - made) for made in range(1, jobs, _BATCH)]
+    made = 1
     for number, batch in enumerate(sizes):
         counts = number % -(-len(sizes) // _TURNS) == 0
         with _paused(worker), ThreadPoolExecutor(4) as submitters:
