@@ -200,7 +200,7 @@ def test_a_cursor_goes_through_a_list_without_gap_or_repeat(store: JobStore) -> 
 def test_a_claim_takes_the_longest_waiting_job_once(store: JobStore) -> None:
     for number in range(3):
         job = put(store, id=str(number))
-        assert store.change(job, advance(job, RUN, NOW + 10 - number))
+        assert store.change(job, advance(job, replace(RUN, at=NOW + 10 - number), NOW))
     assert store.waiting("local") == 1
     assert [store.claim("local", ROOM, 60) for _ in range(4)] == ["2", "1", "0", None]
     claimed = store.get("2")
