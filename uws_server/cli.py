@@ -170,7 +170,9 @@ def up(
         ready_file.unlink(missing_ok=True)
     try:
         sys.exit(Up(settings, isolation=isolation, on_ready=ready, verbose=verbose).run())
-    except (CannotStart, CannotListen, NoRedis) as error:
+    except CannotStart as error:
+        _fail(str(error), error.code)
+    except (CannotListen, NoRedis) as error:
         _fail(str(error), 1)
 
 

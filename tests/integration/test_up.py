@@ -156,6 +156,17 @@ def test_an_unknown_key_refuses_the_start(tmp_path: Path) -> None:
     assert "Traceback" not in up.said()
 
 
+@pytest.mark.covers("3:config-unknown-key")
+def test_a_wrong_template_refuses_the_start_once(tmp_path: Path) -> None:
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "stars.yaml").write_text("name: [stars\n")
+    settings = {"UWS_TEMPLATES__DIRECTORIES": f'["{tmp_path}/templates"]', "UWS_WEB__WORKERS": "1"}
+    up = UpProcess(tmp_path / "data", environment=settings)
+    assert up.wait() == 78
+    assert up.said().count("stars.yaml:2: expected") == 1
+    assert up.said().splitlines()[-1] == "uws-server: web does not start; its lines above say why"
+
+
 @pytest.fixture(params=PROGRAMS)
 def forgetful_redis(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with serving(tmp_path / "redis", request.param) as url:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from uws_server.exit_codes import EX_CONFIG
+
 STEADY_SECONDS = 10.0
 """A program that lived as long is started again at once when it dies; else it waits longer each time."""
 
@@ -56,6 +58,8 @@ class Keeper:
         self.tail: deque[str] = deque(maxlen=_TAIL)
         self.failures = 0
         self.exit_code: int | None = None
+        self.given_up = asyncio.Event()
+        """It said of itself that it would end so each time it is started."""
         self._report = report
         self._process: subprocess.Popen[bytes] | None = None
         self._said: dict[IO[bytes], bytearray] = {}  # what is listened to → the beginning of a line
@@ -68,7 +72,7 @@ class Keeper:
         return self._process.pid if self._process else None
 
     async def keep(self) -> None:
-        """Run the program, again and again, until `stop`."""
+        """Run the program, again and again, until `stop`, or until it ends with `EX_CONFIG`."""
         delay = 0.0
         while not self._stopping.is_set():
             started = time.monotonic()
@@ -82,6 +86,10 @@ class Keeper:
             if self._stopping.is_set():
                 return
             self.failures += 1
+            if self.exit_code == EX_CONFIG:
+                self._tell(f"ended with {_ending(self.exit_code)}")
+                self.given_up.set()
+                return
             steady = time.monotonic() - started > STEADY_SECONDS
             delay = 0.0 if steady else min(2 * delay + 0.1, LONGEST_DELAY)
             again = f" and is started again in {delay:.1f} s" if delay else " and is started again"

@@ -34,7 +34,11 @@ _RESOLVED = Path("run", "settings.json")  # in the data directory
 
 
 class CannotStart(Exception):
-    """`up` gives up; the message says why, log lines of what failed included."""
+    """`up` gives up; the message says why, ``code`` is what it ends with."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +229,7 @@ class Up:
         self._on_ready(self._ready(isolation))
         while not self._stop.is_set():
             for keeper in self._programs.keepers:
-                if keeper.exit_code == EX_CONFIG:
-                    raise CannotStart(_last_words(keeper))
+                _see_that_it_starts(keeper)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), 1)
 
@@ -263,20 +266,25 @@ class Up:
         """
         deadline = time.monotonic() + START_SECONDS
         while not self._stop.is_set():
-            if await self._unless_stopped(holds()):
+            if await self._unless_stopped(holds(), keepers):
                 return
             for keeper in keepers:
-                if keeper.failures >= 3 or (keeper.failures and keeper.exit_code == EX_CONFIG):
-                    raise CannotStart(_last_words(keeper))
+                _see_that_it_starts(keeper)
+                if keeper.failures >= 3:
+                    raise _does_not_start(keeper)
             if time.monotonic() > deadline:
                 raise CannotStart(f"not ready after {START_SECONDS:g} s")
             await asyncio.sleep(0.01)
 
-    async def _unless_stopped(self, question: Awaitable[bool]) -> bool:
+    async def _unless_stopped(self, question: Awaitable[bool], keepers: list[Keeper]) -> bool:
+        """The answer; False as soon as we are to stop, or a program is given up and will not answer."""
         asked = asyncio.ensure_future(question)
-        stopped = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait((asked, stopped), return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
+        others = [
+            asyncio.ensure_future(event.wait()) for event in (self._stop, *(k.given_up for k in keepers))
+        ]
+        await asyncio.wait((asked, *others), return_when=asyncio.FIRST_COMPLETED)
+        for other in others:
+            other.cancel()
         if asked.done():
             return asked.result()
         asked.cancel()
@@ -301,8 +309,13 @@ class Up:
         sys.stderr.flush()
 
 
-def _last_words(keeper: Keeper) -> str:
-    return "\n".join((f"{keeper.program.name} does not start", *(f"  {line}" for line in keeper.tail)))
+def _see_that_it_starts(keeper: Keeper) -> None:
+    if keeper.given_up.is_set():
+        raise _does_not_start(keeper, EX_CONFIG)
+
+
+def _does_not_start(keeper: Keeper, code: int = 1) -> CannotStart:
+    return CannotStart(f"{keeper.program.name} does not start; its lines above say why", code)
 
 
 def log_line(name: str, line: str, form: str) -> str:
