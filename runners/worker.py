@@ -8,8 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from enum import Enum
 from math import inf
 
 from job_templates.catalog import Catalog
@@ -32,14 +30,6 @@ _DEFERRED = 10  # each costs its registry's patience at most, and a claim and a 
 
 class _ClaimLost(Exception):
     """While this worker was on its way, the job went on without it."""
-
-
-class _Answer(Enum):
-    """What a site says to one start."""
-
-    LAUNCHED = "launched"
-    REFUSED = "refused"  # this job, and it may take others
-    FULL = "full"  # no more just now
 
 
 class Worker:
@@ -77,10 +67,6 @@ class Worker:
     def start_waiting(self) -> bool:
         """Claim and start jobs until none is left that fits, or the site takes no more.
 
-        While the site is asked to start one, the store records that it took the one before, and gives out the
-        next: a site is asked for one start at a time, and waits for no disk in between. So a worker that is
-        killed leaves up to two claims to lapse.
-
         It also returns after `_LONGEST` seconds, as RQ breaks off what takes too long, and after a few
         jobs that the site cannot start yet, lest it turn in circles; then the reconciler wakes a worker again
         for as long as anything waits.
@@ -89,50 +75,23 @@ class Worker:
         """
         until = time.monotonic() + _LONGEST
         deferred = 0
-        more = True  # are to be claimed
-        launched: Job | None = None
-        job = self._claimed()
-        with ThreadPoolExecutor(1, "store") as beside:
-            while job is not None:
-                following = beside.submit(self._go_on, launched, more=more)
-                launched = None
-                try:
-                    outcome = self._start(job)
-                except NotYet as error:
-                    self._changes.apply(job.id, Deferred(job.attempt, str(error)))
-                    deferred += 1
-                else:
-                    launched = job if outcome is _Answer.LAUNCHED else None
-                    if outcome is _Answer.FULL:
-                        self._put_back(following.result())
-                        return False
-                more = more and time.monotonic() < until and deferred < _DEFERRED
-                job = following.result()
-                if job is None and launched is None and more:
-                    job = self._claimed()  # what was not started has made room
-        self._go_on(launched, more=False)
-        return not more and deferred < _DEFERRED
-
-    def _go_on(self, launched: Job | None, *, more: bool) -> Job | None:
-        """Record that the site took a job; the next one to start."""
-        if launched is not None:
-            self._changes.apply(launched.id, Launched(launched.attempt))
-        return self._claimed() if more else None
-
-    def _put_back(self, job: Job | None) -> None:
-        if job is not None:
-            self._changes.apply(job.id, Postponed(job.attempt, "the site takes no more just now"))
-
-    def _claimed(self) -> Job | None:
-        """A job that is ours to start now."""
-        while (job_id := self._store.claim(self._site, self._capacity, self._claim_seconds)) is not None:
+        while time.monotonic() < until and deferred < _DEFERRED:
+            job_id = self._store.claim(self._site, self._capacity, self._claim_seconds)
+            if job_id is None:
+                return False
             job = self._store.get(job_id)
-            if job is not None and job.workload is Workload.CLAIMED:
-                return job
-        return None
+            if job is None or job.workload is not Workload.CLAIMED:
+                continue
+            try:
+                if not self._start(job):
+                    return False
+            except NotYet as error:
+                self._changes.apply(job.id, Deferred(job.attempt, str(error)))
+                deferred += 1
+        return deferred < _DEFERRED
 
-    def _start(self, job: Job) -> _Answer:
-        """What the site said.
+    def _start(self, job: Job) -> bool:
+        """Whether the site may take more.
 
         :raises NotYet: not this one just now.
         """
@@ -147,14 +106,14 @@ class Worker:
         try:
             self._runner.start(spec, self._agent_url, token, lambda: self._confirm(job))
         except _ClaimLost:
-            return _Answer.REFUSED
+            return True
         except Unrunnable as error:
             return self._fail(job, str(error))
         except NotYet:
             raise
         except Busy as busy:
             self._changes.apply(job.id, Postponed(job.attempt, str(busy)))
-            return _Answer.FULL
+            return False
         except Exception as error:
             # Whether it runs now is not known. The claim lapses, and the same attempt is tried again.
             log.exception("job %s attempt %d could not be started", job.id, job.attempt)
@@ -163,13 +122,14 @@ class Worker:
                 return self._fail(job, said, transient=True)
             reason = f"the site could not start it just now ({type(error).__name__}); it is tried again"
             self._changes.apply(job.id, Reasoned(job.attempt, reason))
-            return _Answer.FULL
-        return _Answer.LAUNCHED
+            return False
+        self._changes.apply(job.id, Launched(job.attempt))
+        return True
 
-    def _fail(self, job: Job, message: str, *, transient: bool = False) -> _Answer:
-        """End a job that cannot be started."""
+    def _fail(self, job: Job, message: str, *, transient: bool = False) -> bool:
+        """End a job that cannot be started; True, as the site may take others."""
         self._changes.apply(job.id, Unstartable(job.attempt, ErrorSummary(message, transient=transient)))
-        return _Answer.REFUSED
+        return True
 
     def _confirm(self, job: Job) -> None:
         """That the attempt still waits to be started, for whoever claimed it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -27,6 +28,7 @@ from uws_server.domain.events import (
     Event,
     Gone,
     Launched,
+    Postponed,
     RunRequested,
     Started,
     Succeeded,
@@ -220,6 +222,24 @@ def test_owners_take_turns(store: JobStore) -> None:
     while claimed := store.claim("local", ROOM, 60):
         taken.append(claimed)
     assert taken == ["a0", "b", "a1", "a2"]
+
+
+@pytest.mark.parametrize("owners", ["ab", "abc", "abcd"])
+def test_whose_turn_the_site_had_no_room_for_has_the_next(store: JobStore, owners: str) -> None:
+    """A site that takes one job at a time, such as one with a quota, serves everybody."""
+    for owner in owners:
+        for number in range(5):
+            put(store, id=f"{owner}{number}", owner=owner)
+            apply(store, f"{owner}{number}", RUN)
+    taken = ""
+    for _ in range(3 * len(owners)):
+        launched, turned_away = store.claim("local", ROOM, 60), store.claim("local", ROOM, 60)
+        assert launched is not None
+        assert turned_away is not None
+        apply(store, launched, Launched(1))
+        apply(store, turned_away, Postponed(1, "the quota is used up"))
+        taken += launched[0]
+    assert Counter(taken) == dict.fromkeys(owners, 3)
 
 
 def test_what_never_fits_keeps_nobody_back(store: JobStore) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -244,42 +243,6 @@ def test_a_busy_site_leaves_the_job_queued_with_the_reason(engine: Engine) -> No
     engine.reconcile()
     engine.work()
     assert engine.job(job.id).workload is Workload.ACTIVE
-
-
-def test_a_busy_site_gets_no_second_job_that_was_claimed_meanwhile(engine: Engine) -> None:
-    first, second = engine.submit(), engine.submit()
-    engine.runner.busy = "no user id is free"
-    engine.work()
-    for job, reason in ((first, "no user id is free"), (second, "the site takes no more just now")):
-        waiting = engine.job(job.id)
-        assert (waiting.workload, waiting.reason) == (Workload.WAITING, reason)
-    engine.runner.busy = ""
-    engine.reconcile()
-    engine.work()
-    assert engine.job(first.id).workload is engine.job(second.id).workload is Workload.ACTIVE
-
-
-def test_the_store_is_busy_with_the_last_job_and_the_next_while_the_site_starts_one(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second, third = engine.submit(), engine.submit(), engine.submit()
-    start = engine.runner.start
-    meanwhile: list[tuple[Workload, Workload]] = []
-
-    def slow(spec: RunSpec, *rest: Any) -> None:
-        if spec.job_id == second.id:
-            wanted = Workload.ACTIVE, Workload.CLAIMED
-            deadline = time.monotonic() + 20
-            while (now := (engine.job(first.id).workload, engine.job(third.id).workload)) != wanted:
-                assert time.monotonic() < deadline, now
-                time.sleep(0.005)
-            meanwhile.append(now)
-        start(spec, *rest)
-
-    monkeypatch.setattr(engine.runner, "start", slow)
-    engine.work()
-    assert meanwhile == [(Workload.ACTIVE, Workload.CLAIMED)]
-    assert engine.job(third.id).workload is Workload.ACTIVE
 
 
 def test_a_job_that_waits_for_what_only_it_needs_holds_up_no_other(

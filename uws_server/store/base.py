@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Protocol
 
 from uws_server.domain.instants import Instant
-from uws_server.domain.job import Job
+from uws_server.domain.job import Job, Workload
 from uws_server.domain.phase import Phase
 
 SCHEMA = 1
@@ -134,6 +134,13 @@ class ClearanceDue(Exception):
 
 class StoreUnavailable(Exception):
     """The store does not answer or does not take writes; nothing is known to have changed."""
+
+
+def turned_away(before: Job | None, after: Job) -> bool:
+    """Whether the site took no more when it was the job's turn, which its owner is given back."""
+    if before is None or (before.workload, after.workload) != (Workload.CLAIMED, Workload.WAITING):
+        return False
+    return (before.attempt, before.lapses, before.deferred) == (after.attempt, after.lapses, after.deferred)
 
 
 class JobStore(Protocol):

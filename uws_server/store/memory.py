@@ -24,6 +24,7 @@ from uws_server.store.base import (
     Planned,
     Quota,
     Selection,
+    turned_away,
 )
 
 
@@ -125,6 +126,8 @@ class MemoryStore:
                 self._unwanted.setdefault(before.site, set()).add((before.id, before.attempt))
         if after.workload is not Workload.CLAIMED:
             self._claims.pop(after.id, None)
+        if turned_away(before, after):
+            self._served.pop((after.site, after.owner), None)
         if after.workload is Workload.NONE or (before and before.attempt != after.attempt):
             self._sizes.pop(after.id, None)
             self._places.pop(after.id, None)

@@ -8,7 +8,7 @@ from uws_server.domain.instants import Instant
 from uws_server.domain.job import Job, Workload
 from uws_server.domain.phase import Phase
 from uws_server.store import keys, records
-from uws_server.store.base import Due
+from uws_server.store.base import Due, turned_away
 
 EVENTS_KEPT = 200_000
 
@@ -57,6 +57,9 @@ def _moves(before: Job | None, after: Job) -> Iterator[Command]:
     if workload is not after.workload:
         yield from _leaving(workload, before or after)
         yield from _entering(workload, after)
+        if turned_away(before, after):
+            yield "HDEL", keys.turns(after.site), keys.member(after.owner)
+            yield "ZADD", keys.owners(after.site), 0, keys.member(after.owner)
     if (
         before
         and workload is not Workload.NONE
