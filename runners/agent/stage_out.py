@@ -317,6 +317,8 @@ def _unfit(name: str, path: str) -> str:
         return "its name is not valid UTF-8"
     if any(unicodedata.category(character) == "Cc" for character in name):
         return "its name has a control character"
+    if "\ufffe" in name or "\uffff" in name:  # object stores list their content as XML, which has neither
+        return "its name has U+FFFE or U+FFFF, which are no characters"
     if length > _LONGEST_PATH:
         return f"its path is longer than {_LONGEST_PATH} bytes"
     return ""

@@ -34,11 +34,18 @@ _OF_DISK = re.compile(
 )
 # The scheduler's words where a pod would not fit though all others went: on no node, of those that are up.
 _FITS_NOWHERE = re.compile(r"preemption: 0/\d+ nodes are available: \d+ Preemption is not helpful")
-_MAY_FIT_LATER = re.compile(r"No preemption victims found|node\.kubernetes\.io/|were unschedulable")
+_MAY_FIT_LATER = re.compile(
+    r"No preemption victims found|were unschedulable|node\.(cloudprovider\.)?kubernetes\.io/"
+    "|ToBeDeletedByClusterAutoscaler"
+)
 # A registry's no, and not its silence.
 _NO_SUCH_IMAGE = re.compile(
     r": not found|no match for platform|\b(401|403|404)\b|unauthorized|denied|forbidden|authorization failed",
     re.IGNORECASE,
+)
+# What a node, the API server or a registry says of itself.
+_OF_SERVERS = re.compile(
+    r"timed out|timeout|not yet been read|dial unix|containerd\.sock|bucket|\b50[0234]\b", re.IGNORECASE
 )
 _NO_CAUSE = re.compile(r'(Back-off pulling image "[^"]*")?')
 _NAMES = re.compile(r'"[^"]*"')  # of images and addresses, which say nothing of what is wrong
@@ -116,6 +123,8 @@ def _stuck(pod: Pod) -> bool | None:
 
 
 def _never_starts(container: Container) -> bool | None:
+    if _OF_SERVERS.search(_NAMES.sub("", container.message)):
+        return False
     if container.reason in _NO_IMAGE and container.reason not in _NEVER_AS_IT_IS:
         if _NO_CAUSE.fullmatch(container.message):  # so before Kubernetes 1.32, between two tries
             return None

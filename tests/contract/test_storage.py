@@ -292,6 +292,8 @@ def test_odd_keys(store: ObjectStore, key: str) -> None:
         "a\nb",
         "a\x7fb",
         "a\x85b",
+        "a\ufffe",
+        "a\uffff",
         "\udcff",
         "x" * 256,
         "é" * 128,

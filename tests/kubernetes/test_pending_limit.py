@@ -33,6 +33,9 @@ def site(cluster: Cluster, sources: Sources, tmp_path_factory: pytest.TempPathFa
             "kubeconfig": str(cluster.kubeconfig),
             "namespace": namespace,
             "agent_image": "localhost/agent:1",
+            # A second node that somebody keeps pods from might be had later, and nothing would be in vain.
+            "node_selector": {"kubernetes.io/hostname": "node1"},
+            "tolerations": [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}],
         }
         environment = {
             "UWS_WEB__HOST": cluster.layout.host_ip,

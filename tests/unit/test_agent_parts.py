@@ -185,6 +185,14 @@ def test_notes_are_bounded(tmp_path: Path) -> None:
     assert found.notes[-1] == "and 80 more were passed over"
 
 
+def test_a_name_that_a_store_s_lists_could_not_tell_is_passed_over(tmp_path: Path) -> None:
+    root = tree(tmp_path, "good", "odd\ufffe")
+    found = harvest(root, [Output("x", "**")], AttemptLimits())
+    os.close(root)
+    assert [result.path for result in found.results] == ["good"]
+    assert "U+FFFE" in found.notes[0]
+
+
 def test_descriptors_are_given_back(tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     root = tree(tmp_path, *(f"{'d/' * depth}x" for depth in range(40)))

@@ -263,6 +263,7 @@ def test_a_pinned_image_is_told_by_the_name_it_was_given_once_the_node_has_it() 
 
 
 CPU = "0/2 nodes are available: 2 Insufficient cpu. "
+CLOUD = "node.cloudprovider.kubernetes.io/uninitialized"
 HOPELESS = "preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
 DENIED = 'Error creating: pods "uws-1-1-" is forbidden: '
 
@@ -282,6 +283,7 @@ DENIED = 'Error creating: pods "uws-1-1-" is forbidden: '
             f"{CPU}1 node(s) had untolerated taint {{node.kubernetes.io/not-ready: }}. {HOPELESS}",
             False,
         ),
+        (f"0/1 nodes are available: 1 node(s) had untolerated taint {{{CLOUD}: true}}. {HOPELESS}", False),
         ("no nodes available to schedule pods", False),
     ],
 )
@@ -308,6 +310,11 @@ def test_a_node_is_waited_for_in_vain_where_none_that_is_up_could_ever_have_the_
         ("InvalidImageName", 'Failed to apply default image tag "No Image!"', True),
         ("CreateContainerConfigError", 'secret "keys" not found', True),
         ("CreateContainerError", "context deadline exceeded", False),
+        ("CreateContainerConfigError", "failed to sync secret cache: timed out waiting for it", False),
+        ("CreateContainerConfigError", "services have not yet been read at least once", False),
+        ("ErrImagePull", "dial unix /run/containerd/containerd.sock: connect: permission denied", False),
+        ("ErrImagePull", "missing parent sha256:0 bucket: not found", False),
+        ("ErrImagePull", "a/denied:1: unexpected status: 503 Service Unavailable", False),
         ("PodInitializing", "", False),
     ],
 )

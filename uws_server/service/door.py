@@ -234,11 +234,13 @@ class Door:
             return self._must_be(text, key)
         # One call for each thousand: to ask for each result takes a distant store minutes.
         listed = self._objects.list(f"{prefix}/results") if results else ()
-        sizes = {stored.key: stored.size for stored in listed}
+        sizes = {found.key: found.size for found in listed}
         for result in results:
-            size = sizes.get(f"{prefix}/{result.name}")
-            if size is None:
-                raise BadRequest(f"result {result.id!r} is in the manifest but was not stored")
+            stored = f"{prefix}/{result.name}"
+            try:  # a list may leave out, or spell otherwise, what has an odd name
+                size = sizes[stored] if stored in sizes else self._objects.head(stored).size
+            except (NotStored, ValueError):  # or cannot have been, under such a name
+                raise BadRequest(f"result {result.id!r} is in the manifest but was not stored") from None
             if size != result.size:
                 raise BadRequest(f"result {result.id!r} has {size} bytes stored, not {result.size}")
         try:

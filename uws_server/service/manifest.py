@@ -14,7 +14,7 @@ from uws_server.storage.base import NotStored, ObjectStore
 MANIFEST = "manifest.json"
 """Its name below the attempt's prefix."""
 
-RESULT_NAME = r"results/[^\x00-\x1f\x7f]{1,900}"
+RESULT_NAME = r"results/[^\x00-\x1f\x7f\ufffe\uffff]{1,900}"
 """What a result may be called there, as a regular expression."""
 
 Listing = tuple[tuple[Result, ...], tuple[int, int] | None]

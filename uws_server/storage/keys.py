@@ -20,8 +20,10 @@ def segments(key: str) -> tuple[str, ...]:
         raise ValueError(f"the key {key[:64]!r} is not valid UTF-8") from error
     if any(part in {"", ".", ".."} for part in parts):
         raise ValueError(f"the key {key[:64]!r} has an empty, '.' or '..' segment")
-    if any(character < " " or "\x7f" <= character < "\xa0" for character in key):
-        raise ValueError(f"the key {key[:64]!r} has a control character")
+    if any(
+        character < " " or "\x7f" <= character < "\xa0" or character in "\ufffe\uffff" for character in key
+    ):
+        raise ValueError(f"the key {key[:64]!r} has a control character, or one that XML has not")
     if max(lengths) > MAX_SEGMENT_BYTES or sum(lengths) + len(parts) - 1 > MAX_KEY_BYTES:
         raise ValueError(
             f"the key {key[:64]!r}… is too long: {MAX_SEGMENT_BYTES} bytes a segment, {MAX_KEY_BYTES} in all"
