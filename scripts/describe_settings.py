@@ -30,7 +30,8 @@ later ones win:
 4. options of the command, such as `--port`.
 
 A key that does not exist is an error: the start is refused, and the key named with its place and the
-nearest one there is. Sizes take units (`64 MiB`). `deploy/uws.example.yaml` is a file to start from.
+nearest one there is. Sizes take units (`64 MiB`). Relative paths count from the directory in which the
+command is started; a service wants absolute ones. `deploy/uws.example.yaml` is a file to start from.
 """
 
 

@@ -159,6 +159,13 @@ class Services:
         def told(before: Job | None, after: Job, lease: Lease | None) -> None:
             watched = lease is not None and lease.name.startswith("watcher:")
             metrics.job_changed(before, after, self.clock(), watched=watched)
+            if before and after.attempt > before.attempt > 0:
+                log.warning(
+                    "job %s: %s",
+                    after.id,
+                    after.reason,
+                    extra={"service": after.service, "site": after.site},
+                )
             if after.phase.final and not (before and before.phase.final):
                 said = " ".join(after.error.message.split()) if after.error else ""
                 log.info(

@@ -185,7 +185,8 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]
         else:
             what = f"raised {error.ename}" + (f": {error.evalue}" if error.evalue else "")
         lines = self._reply.get("traceback") or [str(what)]
-        count = f"In [{cell.execution_count}] of executed.ipynb" if cell.execution_count else "executed.ipynb"
+        result = "the executed notebook"
+        count = f"In [{cell.execution_count}] of {result}" if cell.execution_count else result
         if not any(output.output_type == "error" for output in cell.outputs):  # lost on its way
             self._add_error(cell, error.ename, error.evalue, lines)
         detail = f"{_capital(where)}, {count}:\n\n" + "\n".join(lines)

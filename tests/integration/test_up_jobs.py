@@ -77,6 +77,7 @@ def test_a_killed_supervisor_costs_one_attempt_and_job_info_says_so(jobs: UpJobs
             "attempt 1 was lost (The job was broken off: its supervisor process ended.); attempt 2 follows"
         )
         assert "attempt 1 was lost" in jobs.ask(job).text
+        until(lambda: between["reason"] in jobs.up.said(), "the log's word of it")
     finally:
         os.kill(starter, signal.SIGCONT)
     found = jobs.reach(job, "COMPLETED")
