@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from flask import Response, request
@@ -21,7 +22,7 @@ from tests.waiting import PATIENCE
 from uws_server.domain.errors import BadRequest, Conflict, Forbidden, TooLarge
 from uws_server.domain.events import AbortRequested, Gone
 from uws_server.domain.runspec import AttemptLimits
-from uws_server.domain.wire import FENCED, Wanted, WantedParts
+from uws_server.domain.wire import FENCED, Upload, Wanted, WantedParts
 from uws_server.service.manifest import load_manifest
 from uws_server.service.uploads import parameter_key
 from uws_server.storage.s3 import S3Store
@@ -56,6 +57,12 @@ class World:
         assert self.bucket.key is not None
         answer = ask(self.bucket, self.bucket.key, "GET", "", {"uploads": ""})
         return [str(one.findtext("{*}Key")) for one in answer.iterfind("{*}Upload")]
+
+    def part_of(self, size: int) -> None:
+        """Go on as a server that was started again with parts of another size."""
+        objects = self.server.objects
+        assert isinstance(objects, S3Store)
+        objects.uploads = S3Store(self.bucket, part_bytes=size).uploads
 
     def stored(self, key: str = KEY) -> bytes:
         return b"".join(self.server.objects.read(key))
@@ -113,6 +120,14 @@ def world(s3: S3Server, tmp_path: Path) -> Iterator[World]:
             yield made
 
 
+def put(link: str, body: bytes) -> int:
+    """The status of the answer."""
+    with urlopen(
+        Request(link, body, {"Content-Type": "text/plain"}, method="PUT"), timeout=PATIENCE
+    ) as answer:
+        return int(answer.status)
+
+
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -153,6 +168,29 @@ def test_parts_of_two_contents_never_become_one_object(world: World) -> None:
     assert world.relay.parts() == ["1", "2", "1", "2", "3"]
     assert world.stored() == other
     assert world.results() == {NAME: (len(other), sha256(other))}
+    assert world.unfinished() == []
+
+
+@on_each_server
+def test_parts_of_two_sizes_never_become_one_object(world: World) -> None:
+    """`objects.part` was set anew: the last of the old parts has the length of one of the new."""
+    door, token = world.server.door, world.server.token
+    content = CONTENT + CONTENT[::-1][: 3 * MIB]
+
+    def send(upload: Upload) -> WantedParts:
+        for link in upload.missing:
+            assert put(link.url, content[link.start : link.start + link.size]) == 200
+        return WantedParts(NAME, len(content), upload.upload)
+
+    world.part_of(2 * PART)
+    begun = send(door.parts(token, WantedParts(NAME, len(content))))
+    world.part_of(PART)
+    with pytest.raises(Conflict, match="not all parts"):
+        door.complete(token, begun)
+    anew = send(door.parts(token, begun))
+    assert anew.upload != begun.upload
+    door.complete(token, anew)
+    assert world.stored() == content
     assert world.unfinished() == []
 
 

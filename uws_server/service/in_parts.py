@@ -30,14 +30,18 @@ class InParts:
         """
         there = self._there(key, wanted.upload)
         upload = wanted.upload
-        if there is None:
-            if self._stored(key, wanted):
-                return Upload(upload, [])  # it is complete, and that was not heard
+        if there is None and self._stored(key, wanted):
+            return Upload(upload, [])  # it is complete, and that was not heard
+        ranges = self._ranges(wanted.size)
+        lengths = {number: length for number, _, length in ranges}
+        # Parts of another size were cut at other places: the size of a part was set anew since, and one
+        # that has its length by chance holds other bytes.
+        if there is None or any(lengths.get(number) != part.size for number, part in there.items()):
             upload, there = self._uploads.begin(key), {}
         batch: list[tuple[int, int, int]] = []
         size = 0
-        for number, start, length in self._ranges(wanted.size):
-            if number in there and there[number].size == length:
+        for number, start, length in ranges:
+            if number in there:
                 continue
             if batch and (len(batch) == MOST_LINKS or size + length > _BATCH_BYTES):
                 break
@@ -60,9 +64,9 @@ class InParts:
         """
         there = self._there(key, wanted.upload)
         if there is not None:
-            ranges = self._ranges(wanted.size)
-            parts = [there[number] for number, _, _ in ranges if number in there]
-            if [part.size for part in parts] != [length for _, _, length in ranges]:
+            parts = [there[number] for number in sorted(there)]
+            ranges = [(number, length) for number, _, length in self._ranges(wanted.size)]
+            if [(part.number, part.size) for part in parts] != ranges:
                 raise Conflict(f"not all parts of {wanted.name[:80]!r} are there")
             try:
                 return self._uploads.complete(key, wanted.upload, parts)
