@@ -25,6 +25,7 @@ from uws_server.domain.runspec import AttemptLimits
 from uws_server.domain.wire import FENCED, Upload, Wanted, WantedParts
 from uws_server.service.manifest import load_manifest
 from uws_server.service.uploads import parameter_key
+from uws_server.storage.base import StorageUnavailable
 from uws_server.storage.s3 import S3Store
 from uws_server.storage.s3_bucket import Bucket
 from uws_server.storage.s3_requests import ask
@@ -295,6 +296,25 @@ def test_deletion_leaves_no_unfinished_upload(world: World) -> None:
     assert world.unfinished() == [f"of/ours/{KEY}"]
     world.server.objects.delete(world.server.job.prefix)
     assert world.unfinished() == []
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (501, "NotImplemented")])
+def test_objects_go_where_uploads_cannot_be_listed(world: World, status: int, code: str) -> None:
+    assert world.attempt.run("follow") == 0
+    objects, prefix = world.server.objects, world.server.job.prefix
+    assert list(objects.list(prefix))
+
+    def before(_: str) -> Response | None:
+        listing = request.method == "GET" and "uploads" in request.args
+        return Response(f"<Error><Code>{code}</Code></Error>", status) if listing else None
+
+    world.relay.before = before
+    if status == 403:
+        with pytest.raises(StorageUnavailable, match="does not permit"):
+            objects.delete(prefix)
+    else:  # a store that has none
+        objects.delete(prefix)
+    assert list(objects.list(prefix)) == []
 
 
 @pytest.mark.parametrize(

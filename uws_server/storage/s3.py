@@ -141,13 +141,19 @@ class S3Store:
         yield from sorted(found, key=lambda stored: stored.key.encode())
 
     def delete(self, prefix: str) -> None:
-        """See `ObjectStore.delete`."""
+        """See `ObjectStore.delete`. A store that refuses to end uploads loses its objects all the same."""
         path = self._bucket.path(prefix)
+        refusal = None
         if self.uploads is not None:  # first, so that none becomes an object behind our back
-            self.uploads.abort(prefix)
+            try:
+                self.uploads.abort(prefix)
+            except StorageUnavailable as error:
+                refusal = error
         for page in self._pages(path):
             self._remove([meta["path"] for meta in page])
         self._remove([path])
+        if refusal is not None:
+            raise refusal
 
     def sign(
         self,

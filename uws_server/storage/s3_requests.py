@@ -27,7 +27,13 @@ _LINK = 60  # s that the signature of a request holds
 _TRIES = 4
 _PAUSE = 0.1  # s before the second try, growing
 _MOST = 16 * 1024**2  # bytes of an answer: 1,000 keys and their ids are less than 2 MiB
+UNREADABLE = "its answer cannot be understood"
+"""In the words of a message."""
 _ABSENT = frozenset({"NoSuchUpload", "NoSuchKey"})
+
+
+class NotOffered(StorageUnavailable):
+    """The server has no such request."""
 
 
 class _Broken(Exception):
@@ -49,13 +55,16 @@ def ask(
     *,
     create: bool = False,
     silence: float | None = None,
+    root: str = "",
 ) -> etree._Element:
     """What S3 answers, an empty element for no words. ``silence``: seconds that it may take, if that is long.
 
-    A request may be made several times; what that does twice is for the caller to see to.
+    A request may be made several times; what that does twice is for the caller to see to. With ``root``, an
+    answer says yes only if it is a whole element of that name: proxies and cut connections say 200 too.
 
     :raises NotStored: there is no such upload or key.
     :raises Exists: with ``create``, there is an object already.
+    :raises NotOffered: the server has no such request.
     :raises StorageUnavailable: whatever else.
     """
     signed = {"if-none-match": "*"} if create else {}
@@ -67,7 +76,7 @@ def ask(
         )
         try:
             status, content = _answer(method, link, body, signed, silence or _SILENCE)
-            return _judged(bucket, path, status, content)
+            return _judged(bucket, path, status, content, root)
         except _Broken as error:
             if failures == _TRIES or time.monotonic() - began > _RETRY_SECONDS:
                 raise StorageUnavailable(f"{bucket.said}: {error}") from None
@@ -88,7 +97,10 @@ def _answer(
             method, f"{parts.path}?{parts.query}", body or None, {"Content-Length": str(len(body)), **headers}
         )
         answer = connection.getresponse()
-        return answer.status, answer.read(_MOST)
+        content = answer.read(_MOST)
+        if answer.length:  # read() with a number does not mind
+            raise _Broken("its answer is cut, or too long")
+        return answer.status, content
     except socket.gaierror:
         raise _Broken("the name of its host is not known") from None
     except ssl.SSLCertVerificationError:
@@ -103,21 +115,39 @@ def _answer(
         connection.close()
 
 
-def _judged(bucket: Bucket, path: str, status: int, content: bytes) -> etree._Element:
-    # Keys may have characters that no XML has; what is left of such a one names no upload, and that is all.
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, recover=True)
-    said = etree.fromstring(content, parser) if content.strip() else None
-    if said is None:
-        said = etree.Element("nothing")
-    error = etree.QName(said).localname == "Error"  # which may also come late, with status 200
+def _judged(bucket: Bucket, path: str, status: int, content: bytes, root: str) -> etree._Element:
+    said = _element(content)
+    name = _name(said)
+    error = name == "Error"  # which may also come late, with status 200
     code = (said.findtext("{*}Code") or "") if error else ""
     if status < 300 and not error:
+        # By its last bytes, as the parser closes what is open, and not every answer has a length.
+        if root and (name != root or not content.rstrip().endswith(f"{root}>".encode())):
+            raise _Broken(UNREADABLE)
         return said
     if code in _ABSENT:
         raise NotStored(path.removeprefix(bucket.below))
     if status == 412 or code in {"PreconditionFailed", "ConditionalRequestConflict"}:
         raise Exists(path.removeprefix(bucket.below))
     sentence = SENTENCES.get(code, f"it answered {status}{f' ({code})' if code.isalnum() else ''}")
+    if status == 501:
+        raise NotOffered(f"{bucket.said}: {sentence}")
     if status in {429, 500, 502, 503, 504} or status < 300:
         raise _Broken(sentence)
     raise StorageUnavailable(f"{bucket.said}: {sentence}")
+
+
+def _element(content: bytes) -> etree._Element:
+    """The answer as XML, an empty element for one that is none."""
+    # Keys may have characters that no XML has; what is left of such a one names no upload, and that is all.
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, recover=True)
+    try:
+        said = etree.fromstring(content.strip(), parser)
+    except etree.XMLSyntaxError:  # nothing is left to recover
+        said = None
+    return etree.Element("nothing") if said is None else said
+
+
+def _name(element: etree._Element) -> str:
+    """Without the namespace; an answer may have a name that `etree.QName` refuses."""
+    return str(element.tag).rpartition("}")[2]

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 
 from lxml import etree
 
-from uws_server.storage.base import NotStored, Part, TooLong
+from uws_server.storage.base import NotStored, Part, StorageUnavailable, TooLong
 from uws_server.storage.s3_bucket import PART_BYTES, Bucket
-from uws_server.storage.s3_requests import ask, url_of
+from uws_server.storage.s3_requests import UNREADABLE, NotOffered, ask, url_of
 from uws_server.storage.sigv4 import Key, presigned
 
 _MOST_PART_BYTES = 5 * 1024**3
@@ -43,7 +43,10 @@ class S3Uploads:
     def begin(self, key: str) -> str:
         """See `Uploads.begin`."""
         path = self._bucket.path(key)
-        upload = _text(self._ask("POST", path, {"uploads": ""}), "UploadId")
+        answer = self._ask("POST", path, {"uploads": ""}, root="InitiateMultipartUploadResult")
+        upload = _text(answer, "UploadId")
+        if not upload:
+            raise self._unreadable()
         # Also what an earlier call began whose answer was lost, this one's own first try included.
         for other, unfinished in self._unfinished(path):
             if other == path and unfinished != upload:
@@ -56,13 +59,14 @@ class S3Uploads:
         found: list[Part] = []
         marker = "0"
         while True:
-            answer = self._ask("GET", path, {"uploadId": upload, "part-number-marker": marker})
-            for one in answer.iterfind("{*}Part"):
-                etag = _text(one, "ETag").strip('"')
-                found.append(Part(int(_text(one, "PartNumber")), int(_text(one, "Size")), etag))
-            if _text(answer, "IsTruncated") != "true":
+            query = {"uploadId": upload, "part-number-marker": marker}
+            answer = self._ask("GET", path, query, root="ListPartsResult")
+            found += map(self._part, answer.iterfind("{*}Part"))
+            if not _truncated(answer):
                 return sorted(found, key=lambda part: part.number)
-            marker = _text(answer, "NextPartNumberMarker")
+            before, marker = marker, _text(answer, "NextPartNumberMarker")
+            if self._number(marker) <= int(before):  # for ever, else
+                raise self._unreadable()
 
     def sign(self, key: str, upload: str, number: int, seconds: int, size: int) -> str:
         """See `Uploads.sign`."""
@@ -92,6 +96,7 @@ class S3Uploads:
             etree.tostring(body),
             create=True,
             silence=_PUTTING_TOGETHER,
+            root="CompleteMultipartUploadResult",
         )
 
     def abort(self, prefix: str) -> None:
@@ -106,19 +111,42 @@ class S3Uploads:
     def _unfinished(self, path: str) -> Iterator[tuple[str, str]]:
         """Path and id of every unfinished upload at a path or below it."""
         markers = {"key-marker": "", "upload-id-marker": ""}
+        seen = [markers]
         while True:
             given = {name: marker for name, marker in markers.items() if marker}
-            answer = self._ask("GET", "", {"uploads": "", "prefix": path, **given})
+            query = {"uploads": "", "prefix": path, **given}
+            try:
+                answer = self._ask("GET", "", query, root="ListMultipartUploadsResult")
+            except NotOffered:  # whoever has no such list may have no uploads either
+                return
             for one in answer.iterfind("{*}Upload"):
                 found = _text(one, "Key")
                 if found == path or found.startswith(f"{path}/"):
                     yield found, _text(one, "UploadId")
-            if _text(answer, "IsTruncated") != "true":
+            if not _truncated(answer):
                 return
             markers = {
                 "key-marker": _text(answer, "NextKeyMarker"),
                 "upload-id-marker": _text(answer, "NextUploadIdMarker"),
             }
+            if markers in seen:  # for ever, else
+                raise self._unreadable()
+            seen.append(markers)
+
+    def _part(self, said: etree._Element) -> Part:
+        etag = _text(said, "ETag").strip().strip('"')
+        if not etag.isprintable():  # nor could it be said again
+            raise self._unreadable()
+        return Part(self._number(_text(said, "PartNumber")), self._number(_text(said, "Size")), etag)
+
+    def _number(self, said: str) -> int:
+        try:
+            return int(said)
+        except ValueError:
+            raise self._unreadable() from None
+
+    def _unreadable(self) -> StorageUnavailable:
+        return StorageUnavailable(f"{self._bucket.said}: {UNREADABLE}")
 
     def _ask(
         self,
@@ -129,9 +157,17 @@ class S3Uploads:
         *,
         create: bool = False,
         silence: float | None = None,
+        root: str = "",
     ) -> etree._Element:
-        return ask(self._bucket, self._key, method, path, query, body, create=create, silence=silence)
+        return ask(
+            self._bucket, self._key, method, path, query, body, create=create, silence=silence, root=root
+        )
 
 
 def _text(element: etree._Element, name: str) -> str:
-    return (element.findtext(f"{{*}}{name}") or "").strip()
+    """As it is: a key may end in white space."""
+    return element.findtext(f"{{*}}{name}") or ""
+
+
+def _truncated(answer: etree._Element) -> bool:
+    return _text(answer, "IsTruncated").strip() == "true"
