@@ -38,14 +38,22 @@ class InParts:
         :raises Away: the object store takes no part.
         """
         failures, since = 0, time.monotonic()
-        fault = ""
+        taken: set[tuple[int, int]] = set()
         while missing := self._missing(name, file):
+            fault, before, taken = "", taken, set()
             for link in missing:
                 file.hash_up_to(link.start)
                 fault = self._door.put_part(link, file.part(link.start, link.size))
                 if fault:
                     break
-                failures, since = 0, time.monotonic()
+                taken.add((link.number, link.size))
+                if (link.number, link.size) not in before:
+                    failures, since = 0, time.monotonic()
+            if taken <= before:  # nothing arrived that did not seem to have arrived just before
+                taken = before
+                if not fault:
+                    fault = "does not have the parts that it took"
+                    since = since if failures else time.monotonic()  # sending them may have taken long
             if fault:
                 if time.monotonic() - since >= self._patience:
                     raise Away(f"the object store {fault} for {self._patience:.0f} s")

@@ -209,6 +209,37 @@ def test_a_part_that_fails_is_sent_again_and_no_other(world: World) -> None:
     assert world.stored() == CONTENT
 
 
+def test_a_part_that_was_taken_and_lost_is_sent_again(world: World) -> None:
+    left = ["part 2", "part 2"]
+
+    def before(step: str) -> Response | None:
+        return Response("") if step in left and not left.remove(step) else None  # type: ignore[func-returns-value]
+
+    world.relay.before = before
+    assert world.attempt.run("follow") == 0, world.attempt.said("stage-out")
+    assert left == []
+    assert world.relay.parts() == ["1", "3", "2"]
+    assert world.stored() == CONTENT
+
+
+def test_a_store_that_keeps_no_part_is_given_up(world: World, tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path / "b", world.port, token=world.server.token, patience_seconds=1)
+    (attempt.outputs / "large.fits").write_bytes(CONTENT)
+    attempt.end()
+    taken: list[str] = []
+
+    def before(step: str) -> Response | None:
+        if not step.startswith("part") or len(taken) == 100:
+            return None
+        taken.append(step)
+        return Response("")
+
+    world.relay.before = before
+    assert attempt.run("follow") != 0
+    assert "does not have the parts that it took for 1 s" in str(attempt.said("stage-out"))
+    assert taken[:6] == ["part 1", "part 2", "part 3"] * 2
+
+
 @on_each_server
 def test_an_upload_that_ended_by_itself_is_begun_again(world: World) -> None:
     """As by a bucket's own rule."""
