@@ -52,6 +52,10 @@ class Refused(Exception):
     """The server said no for good; the message is its sentence."""
 
 
+class PartsMissing(Refused):
+    """Parts of an object are to be sent first."""
+
+
 class Away(Exception):
     """The server did not answer for as long as our patience lasts."""
 
@@ -96,7 +100,10 @@ class Door:
         return "" if answer.status < 300 else f"answered {answer.status}"
 
     def complete(self, wanted: WantedParts) -> None:
-        """Have an object put together of its parts."""
+        """Have an object put together of its parts.
+
+        :raises PartsMissing: they are not there, or no longer.
+        """
         self._persist(lambda: self._post(COMPLETE, asdict(wanted), silence=_PUTTING_TOGETHER))
 
     def begin(self, place: str) -> str:
@@ -211,7 +218,7 @@ class Door:
 def _outcome(answer: Answer, most: int = MESSAGE_BYTES) -> bytes | None:
     """The body of an answer that says yes; None when it is worth to ask again.
 
-    :raises Refused: the answer is a clear no.
+    :raises Refused: the answer is a clear no; `PartsMissing` is one.
     """
     if answer.status < 300:
         return answer.text(most)
@@ -222,7 +229,8 @@ def _outcome(answer: Answer, most: int = MESSAGE_BYTES) -> bytes | None:
     ):
         answer.text(_SENTENCE)  # so that its connection can serve again
         return None
-    raise Refused(f"{answer.status}: {_sentence(answer)}")
+    kind = PartsMissing if answer.status == 412 and answer.own else Refused
+    raise kind(f"{answer.status}: {_sentence(answer)}")
 
 
 def _sentence(answer: Answer) -> str:

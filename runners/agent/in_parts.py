@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable
 
 from runners.agent.deadline import Deadline, backoff
-from runners.agent.door import Away, Door
+from runners.agent.door import Away, Door, PartsMissing
 from runners.agent.stage_out import Changed, Reading
 from uws_server.domain.wire import PartLink, WantedParts
+
+_TRIES = 3
 
 
 class InParts:
@@ -36,7 +38,18 @@ class InParts:
 
         :raises Changed: somebody writes to the file.
         :raises Away: the object store takes no part.
+        :raises Refused: it loses them all, again and again.
         """
+        for left in reversed(range(_TRIES)):
+            self._send(name, file)
+            try:
+                return self._door.complete(WantedParts(name, file.size, self._upload))
+            except PartsMissing:  # the upload has ended, or its parts were cut at other places meanwhile
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _send(self, name: str, file: Reading) -> None:
         failures, since = 0, time.monotonic()
         taken: set[tuple[int, int]] = set()
         while missing := self._missing(name, file):
@@ -62,7 +75,6 @@ class InParts:
         file.hash_up_to(file.size)
         if file.touched():
             raise Changed("it is still being written to")
-        self._door.complete(WantedParts(name, file.size, self._upload))
 
     def _missing(self, name: str, file: Reading) -> list[PartLink]:
         """The next parts that are missing; another upload than the one so far is noted first."""

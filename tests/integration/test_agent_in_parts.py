@@ -19,7 +19,7 @@ from tests.integration.real_door import TABLE, Server
 from tests.s3_relay import S3Relay
 from tests.s3_servers import SERVERS, S3Server
 from tests.waiting import PATIENCE
-from uws_server.domain.errors import BadRequest, Conflict, Forbidden, TooLarge
+from uws_server.domain.errors import BadRequest, Conflict, Forbidden, PartsMissing, TooLarge
 from uws_server.domain.events import AbortRequested, Gone
 from uws_server.domain.runspec import AttemptLimits
 from uws_server.domain.wire import FENCED, Upload, Wanted, WantedParts
@@ -186,7 +186,7 @@ def test_parts_of_two_sizes_never_become_one_object(world: World) -> None:
     world.part_of(2 * PART)
     begun = send(door.parts(token, WantedParts(NAME, len(content))))
     world.part_of(PART)
-    with pytest.raises(Conflict, match="not all parts"):
+    with pytest.raises(PartsMissing, match="not all parts"):
         door.complete(token, begun)
     anew = send(door.parts(token, begun))
     assert anew.upload != begun.upload
@@ -220,6 +220,27 @@ def test_a_part_that_was_taken_and_lost_is_sent_again(world: World) -> None:
     assert left == []
     assert world.relay.parts() == ["1", "3", "2"]
     assert world.stored() == CONTENT
+
+
+@on_each_server
+@pytest.mark.parametrize("ends", [1, 3])
+def test_an_upload_that_ends_before_it_is_complete_is_begun_again(world: World, ends: int) -> None:
+    """As often as that happens by chance."""
+    ended: list[str] = []
+
+    def end_first() -> None:
+        if request.path.endswith("/complete") and len(ended) < ends:
+            ended.append(request.path)
+            world.server.objects.delete(KEY)
+
+    world.server.app.before_request(end_first)
+    assert (world.attempt.run("follow") == 0) == (ends == 1)
+    assert len(ended) == ends
+    assert world.relay.parts() == ["1", "2", "3"] * min(ends + 1, 3)
+    if ends == 1:
+        assert world.stored() == CONTENT
+    else:
+        assert "has ended" in str(world.attempt.said("stage-out"))
 
 
 def test_a_store_that_keeps_no_part_is_given_up(world: World, tmp_path: Path) -> None:
@@ -368,7 +389,7 @@ def test_what_goes_not_in_parts(world: World, name: str, size: int) -> None:
 def test_an_object_stays_what_it_is(world: World) -> None:
     door, token = world.server.door, world.server.token
     begun = door.parts(token, WantedParts(NAME, len(CONTENT)))
-    with pytest.raises(Conflict, match="not all parts"):
+    with pytest.raises(PartsMissing, match="not all parts"):
         door.complete(token, WantedParts(NAME, len(CONTENT), begun.upload))
     world.server.objects.put(KEY, CONTENT)
     with pytest.raises(Conflict, match="and stays"):

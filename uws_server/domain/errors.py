@@ -5,6 +5,7 @@ Refused
 ├── Unauthenticated   401  nobody may do this without saying who they are
 ├── Forbidden         403  not by this caller, or not in this phase
 ├── NotFound          404  no such service, job, parameter, result
+├── PartsMissing      412  a large result cannot be put together yet: its agent asks which parts are missing
 ├── TooLarge          413
 ├── WrongType         415
 ├── Conflict          409  an Idempotency-Key used for something else, a fenced-off attempt
@@ -44,6 +45,10 @@ class WrongType(Refused):
 
 class Conflict(Refused):
     """It contradicts what was said before."""
+
+
+class PartsMissing(Refused):
+    """Not all parts of a large result are there; whoever asks for them is told which to send."""
 
 
 class Unavailable(Refused):

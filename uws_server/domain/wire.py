@@ -6,7 +6,8 @@ Each call is a POST of one JSON object with the attempt's token as bearer token:
 * ``started`` ``{"at": MILLISECONDS}`` → 204, when the user's code has started
 * ``links`` ``{"objects": [Wanted, …]}`` → ``{"links": [Link, …]}``, in the same order
 * ``parts`` `WantedParts` → `Upload`: begin to store a large object, or go on with it
-* ``complete`` `WantedParts` → 204, when all parts are there, and also when it was completed before
+* ``complete`` `WantedParts` → 204, when all parts are there, and also when it was completed before; 412
+  when they are not, or the upload has ended: ``parts`` says what to send
 * ``progress`` ``{"done": 2, "of": 5}`` → 204
 * ``manifest`` the manifest → 204, also when the very same one is there already; another one is 409
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from uws_server.domain.errors import Conflict
+from uws_server.domain.errors import Conflict, PartsMissing
 from uws_server.domain.wire import MOST_LINKS, PartLink, Upload, WantedParts
 from uws_server.storage.base import Exists, NotStored, ObjectStore, Part, StorageUnavailable, Uploads
 
@@ -59,7 +59,8 @@ class InParts:
     def complete(self, key: str, wanted: WantedParts) -> None:
         """Make the object of its parts, once; said again, it is there already.
 
-        :raises Conflict: not all parts are there, or other content is under the key.
+        :raises PartsMissing: not all parts are there, or none, as after the upload was ended by a rule.
+        :raises Conflict: other content is under the key.
         :raises StorageUnavailable: also while the store is still at it, after a call that broke off.
         """
         there = self._there(key, wanted.upload)
@@ -67,14 +68,16 @@ class InParts:
             parts = [there[number] for number in sorted(there)]
             ranges = [(number, length) for number, _, length in self._ranges(wanted.size)]
             if [(part.number, part.size) for part in parts] != ranges:
-                raise Conflict(f"not all parts of {wanted.name[:80]!r} are there")
+                raise PartsMissing(f"not all parts of {wanted.name[:80]!r} are there")
             try:
                 return self._uploads.complete(key, wanted.upload, parts)
             except (NotStored, Exists):
                 pass  # by an earlier call
-        if not self._stored(key, wanted):
-            raise StorageUnavailable(f"{wanted.name[:80]!r} is not complete yet")
-        return None
+        if self._stored(key, wanted):
+            return None
+        if there is None:
+            raise PartsMissing(f"the upload of {wanted.name[:80]!r} has ended")
+        raise StorageUnavailable(f"{wanted.name[:80]!r} is not complete yet")
 
     def _there(self, key: str, upload: str) -> dict[int, Part] | None:
         """The parts that are there, by number; None: there is no such upload."""
