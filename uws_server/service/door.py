@@ -143,7 +143,8 @@ class Door:
     def complete(self, token: str, wanted: WantedParts) -> None:
         """Put the parts of a large object together; it may have been done before.
 
-        :raises Conflict: parts are missing, or other content is stored under its name.
+        :raises PartsMissing: not all are there.
+        :raises Conflict: other content is stored under its name.
         """
         key = self._large(token, wanted)
         with _fit(wanted.name):
