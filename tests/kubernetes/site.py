@@ -143,7 +143,8 @@ class Site:
         """The processes of a container, as its node numbers them."""
 
         def look() -> list[int]:
-            with suppress(Failed):  # the pod's status may still name the container of before a restart
+            # The pod's status may name the container of before a restart still, or none yet.
+            with suppress(Failed, KeyError):
                 return self._processes(job, container)
             return []
 
