@@ -19,7 +19,7 @@ from uws_server.store.base import JobStore, StoreUnavailable
 log = logging.getLogger(__name__)
 
 _REST_SECONDS = 0.02
-_AT_ONCE = 8
+_AT_ONCE = 5
 _BREATH_SECONDS = 0.001
 
 

@@ -62,10 +62,13 @@ class Edge(Flask):
         """Counts and times each request by its route: paths are the clients', and without end."""
         begun = perf_counter()
         response = super().full_dispatch_request()
-        route = request.url_rule.rule if request.url_rule else "none"
-        method = request.method if request.method in _METHODS else "other"
+        rule, environ = request.url_rule, request.environ  # each look at `request` costs a microsecond
+        route = rule.rule if rule else "none"
+        method = environ["REQUEST_METHOD"]
+        if method not in _METHODS:
+            method = "other"
         _requests(method, route, response.status_code).inc()
-        if "WAIT=" not in request.environ.get("QUERY_STRING", "").upper():
+        if "WAIT=" not in environ.get("QUERY_STRING", "").upper():
             _request(method, route).observe(perf_counter() - begun)
         return response
 
