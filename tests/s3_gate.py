@@ -75,6 +75,11 @@ class Gate:
             self.entered += 1
             if self._refusals > 0:
                 self._refusals -= 1
+                # Unread bytes would make it a reset, which the client's library takes for final at times.
+                client.settimeout(_LOOK)
+                with contextlib.suppress(OSError):
+                    while client.recv(_CHUNK):
+                        pass
                 _close(client)
                 continue
             server = socket.create_connection(self._behind)
